@@ -1,0 +1,43 @@
+# Each target starts from nothing: it needs make, and Python 3.11 as python3.11, python3, python or PYTHON=...
+# Where packages come from is pip's own matter (PIP_INDEX_URL, pip.conf).
+STUDY ?= digits
+PYTHON ?= python3.11 python3 python
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: study test lab clean
+
+study: $(READY)
+	$(BIN)/python -m yolop run $(STUDY)
+
+test: $(READY)
+	$(call timed,lint,$(BIN)/ruff check .)
+	$(call timed,tests,$(BIN)/python -m pytest)
+	$(call timed,notebooks,$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks)
+
+lab: $(READY)
+	cd notebooks && ../$(BIN)/python -m jupyterlab
+
+clean:
+	rm -rf .venv yolop.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Installed again only when the lock or the package's own description changed.
+$(READY): requirements.lock pyproject.toml | $(BIN)/pip
+	@echo "Installing requirements.lock into .venv: some minutes, once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(BIN)/pip:
+	@for python in $(PYTHON); do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+	        exec "$$python" -m venv --clear .venv; \
+	    fi; \
+	done; \
+	echo "No Python 3.11 among: $(PYTHON). Install it, or say where it is: make PYTHON=/path/to/python3.11" >&2; exit 1
+
+# $(call timed,name,command): the command, then how long it took; stops make where the command fails.
+define timed
+@echo "== $(1)"; start=$$(date +%s); $(2) || exit 1; echo "== $(1): $$(($$(date +%s) - start)) s"
+endef

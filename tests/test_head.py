@@ -1,0 +1,112 @@
+"""Forward pass, decoding, loss and gradients are the original's; anchors are fitted only where they must be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yolop import checkpoints, head, models
+from yolop.specs import MODELS
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+REFERENCE, WEIGHTS = SHARED / "reference" / "yolov5n_v6_forward.npz", SHARED / "weights" / "yolov5n-v6.0.pt"
+needs_reference = pytest.mark.skipif(
+    not (REFERENCE.exists() and WEIGHTS.exists()), reason="the original's weights and outputs are not beside the project"
+)
+
+
+@pytest.fixture(scope="module")
+def official():
+    """yolov5n with the official weights, the reference, and its images as the network takes them."""
+    reference = np.load(REFERENCE)
+    model = models.build(MODELS["n"], 80)
+    carried = checkpoints.transfer_matching(model, checkpoints.read_official(WEIGHTS))
+    assert len(carried) == len(model.state_dict()) - 1  # all but the anchors, which are the default ones
+    return model.eval(), reference, torch.from_numpy(reference["images"]).float() / 255
+
+
+@needs_reference
+def test_layers_and_decoding_equal_the_original(official):
+    model, reference, images = official
+    outputs, hooks = {}, []
+    for i in (9, 17, 20, 23):
+        hooks.append(model.model[i].register_forward_hook(lambda m, _, out: outputs.__setitem__(m.i, out)))
+    with torch.no_grad():
+        decoded = model(images).numpy()
+    for hook in hooks:
+        hook.remove()
+    for i, output in outputs.items():
+        np.testing.assert_allclose(output.numpy(), reference[f"layer_{i}"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(decoded, reference["decoded"], rtol=1e-5, atol=1e-5)
+
+
+@needs_reference
+def test_loss_and_gradients_equal_the_original(official):
+    model, reference, images = official
+    model.model[-1].train()  # raw maps, while batch norm stays in evaluation mode as in the reference
+    raw = model(images)
+    np.testing.assert_allclose(raw[1].detach().numpy(), reference["raw_p4"], rtol=1e-5, atol=1e-5)
+    targets = torch.from_numpy(reference["targets"])
+    batch = {"batch_idx": targets[:, 0], "cls": targets[:, 1:2], "bboxes": targets[:, 2:]}
+    loss, parts = head.Loss(model.model[-1])(raw, batch)
+    np.testing.assert_allclose([float(p) for p in parts.values()], reference["loss_box_obj_cls"], rtol=1e-5)
+    np.testing.assert_allclose(loss.item(), reference["loss_total"][0], rtol=1e-5)
+    loss.backward()
+    gradients = dict(model.named_parameters())
+    for name, norm in zip(reference["grad_names"], reference["grad_norms"], strict=True):
+        np.testing.assert_allclose(gradients[name].grad.norm().item(), norm, rtol=1e-5, err_msg=name)
+    model.zero_grad()
+    model.eval()
+
+
+def a_batch(boxes):
+    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 6)
+    return {"batch_idx": boxes[:, 0], "cls": boxes[:, 1:2], "bboxes": boxes[:, 2:]}
+
+
+def test_no_boxes_give_an_objectness_loss_alone():
+    detect = head.Detect(3, channels=(8, 8, 8))
+    raw = detect([torch.randn(2, 8, n, n) for n in (16, 8, 4)])
+    loss, parts = head.Loss(detect)(raw, a_batch([]))
+    assert parts["box"] == 0 and parts["cls"] == 0 and parts["obj"] > 0 and loss.isfinite()
+
+
+def test_a_box_at_every_corner_stays_inside_the_maps():
+    detect = head.Detect(3, channels=(8, 8, 8))
+    raw = detect([torch.randn(1, 8, n, n) for n in (16, 8, 4)])
+    corners = [[0, 1, x, y, 0.3, 0.3] for x in (0, 0.001, 0.5, 0.999, 1) for y in (0, 0.5, 1)]
+    loss, parts = head.Loss(detect)(raw, a_batch(corners))
+    assert loss.isfinite() and parts["box"] > 0
+
+
+def test_a_perfect_prediction_has_no_box_loss():
+    detect = head.Detect(1, channels=(8, 8, 8))
+    raw = [torch.zeros(1, 3, n, n, 6) for n in (16, 8, 4)]  # sigmoid 0.5: the cell's middle, the anchor's own size
+    width, height = head.ANCHORS[0][1]
+    x, y = (5 + 0.5) * 8 / 128, (7 + 0.5) * 8 / 128
+    layer, boxes = 0, torch.tensor([[0, 0, x, y, width / 128, height / 128]])
+    (image, anchor, gy, gx), _, target = head.Loss(detect).assign(boxes, layer, raw[0].shape)
+    exact = (anchor == 1) & (gx == 5) & (gy == 7)
+    assert exact.sum() == 1
+    assert target[exact][0].tolist() == pytest.approx([0.5, 0.5, width / 8, height / 8], abs=1e-4)
+
+
+@given(st.lists(st.tuples(st.floats(3, 300), st.floats(3, 300)), min_size=1, max_size=40))
+@settings(max_examples=30, deadline=None)
+def test_fitted_anchors_never_reach_fewer_boxes(sizes):
+    boxes = np.array(sizes)
+    anchors = np.array(head.fit_anchors(boxes))
+    assert anchors.shape == (3, 3, 2) and (anchors > 0).all()
+    assert head.recall(boxes, anchors) >= head.recall(boxes, head.ANCHORS)
+
+
+def test_default_anchors_stay_where_they_fit_and_go_where_they_do_not():
+    rng = np.random.default_rng(0)
+    assert head.fit_anchors(rng.uniform(20, 200, (200, 2))) == head.ANCHORS
+    tall = np.stack([rng.uniform(2, 2.4, 200), rng.uniform(60, 120, 200)], 1)  # no default anchor is that narrow
+    fitted = head.fit_anchors(tall)
+    assert fitted != head.ANCHORS
+    assert head.recall(tall, head.ANCHORS) == 0 and head.recall(tall, np.array(fitted)) == 1

@@ -1,0 +1,124 @@
+"""The files around the code agree with each other, and name no machine."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import yolop
+from yolop.doctor import canonical_name, installed
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+LOCK = {canonical_name(item.name): item for item in map(Requirement, LINES)}
+DIRECT = [Requirement(text) for text in sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])]
+
+
+def needed(item: Requirement, seen: dict[str, set]) -> dict[str, set]:
+    """Names of everything that a requirement installs on this machine, with the extras asked for."""
+    name = canonical_name(item.name)
+    extras = {"", *item.extras} - seen.get(name, set())
+    seen.setdefault(name, set()).update(extras)
+    for text in (requires(name) or []) if extras else []:
+        inner = Requirement(text)
+        if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in extras):
+            needed(inner, seen)
+    return seen
+
+
+def test_lock_pins_every_package_once():
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[a-z0-9.]+(; platform_\S.*)?", line) for line in LINES)
+    assert sorted(LOCK) == [canonical_name(Requirement(line).name) for line in LINES]
+
+
+def test_lock_holds_what_is_needed_and_nothing_else():
+    seen: dict[str, set] = {}
+    for item in [*DIRECT, Requirement("setuptools")]:  # builds the package
+        needed(item, seen)
+    assert set(seen) <= set(LOCK)
+    assert {name for name, item in LOCK.items() if item.marker is None} <= set(seen)
+
+
+def test_lock_satisfies_every_package():
+    found = installed()
+    for name, item in LOCK.items():
+        for inner in map(Requirement, (requires(name) or []) if name in found else []):
+            if inner.marker is None or inner.marker.evaluate({"extra": ""}):
+                version = next(iter(LOCK[canonical_name(inner.name)].specifier)).version
+                assert inner.specifier.contains(version, prereleases=True), f"{item} against {inner}"
+
+
+def test_gpu_packages_are_for_64_bit_linux_only():
+    marked = {name for name, item in LOCK.items() if item.marker is not None}
+    assert marked == {name for name in LOCK if re.match(r"(nvidia-(?!ml-py)|cuda-|triton)", name)}
+    for name in marked:
+        marker = LOCK[name].marker
+        assert marker.evaluate({"platform_system": "Linux", "platform_machine": "x86_64"})
+        assert not marker.evaluate({"platform_system": "Darwin", "platform_machine": "arm64"})
+        assert not marker.evaluate({"platform_system": "Linux", "platform_machine": "aarch64"})
+
+
+def test_pyproject_pins_are_those_of_the_lock():
+    assert DIRECT and all(item.specifier == LOCK[canonical_name(item.name)].specifier for item in DIRECT)
+    assert "3.11" in SpecifierSet(PROJECT["requires-python"]) and "3.12" not in SpecifierSet(PROJECT["requires-python"])
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the modules that a file imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0}
+    return {name.split(".")[0] for name in names}
+
+
+def test_every_import_is_a_declared_dependency():
+    ours = {"yolop", *sys.stdlib_module_names, *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    owners, declared = packages_distributions(), {canonical_name(item.name) for item in DIRECT}
+    for path in [*ROOT.glob("yolop/*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")]:
+        for module in imported(path) - ours:
+            assert declared & set(map(canonical_name, owners.get(module, []))), f"{path.name} needs {module}"
+
+
+def test_conda_environment_is_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert environment["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.lock", "-e ."]}]
+
+
+def test_one_version_and_one_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert PROJECT["version"] == citation["version"] == yolop.__version__
+    assert PROJECT["license"] == citation["license"] == "AGPL-3.0-only"
+    text = (ROOT / "LICENSE").read_bytes()  # as the Free Software Foundation publishes it
+    assert hashlib.sha256(text).hexdigest() == "0d96a4ff68ad6d4b6f1f30f713b18d5184912ba8dd389f86aa7710db079abcb0"
+
+
+def test_one_command_each_for_people_and_for_ci():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {"study", "test", "lab", "clean"} <= set(targets)
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK) and script.read_text().splitlines()[-1] == "make test"
+
+
+def test_no_file_names_a_machine():
+    listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(listing, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git clone")
+    for name in filter(None, done.stdout.decode().split("\0")):
+        path = ROOT / name
+        if path.is_file() and path.suffix not in (".png", ".ipynb", ".safetensors"):  # notebooks: test_notebooks
+            found = re.search(r"(?<![\w.])/(?:home|root|work|Users)/\w+", path.read_text(encoding="utf-8"))
+            assert found is None, f"{name}: {found}"

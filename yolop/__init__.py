@@ -1,0 +1,39 @@
+"""yolop: a reproducible study of shrinking and pruning YOLOv5.
+
+One idea runs through the package: spec -> record -> table -> figure -> sentence.
+
+    paper       what the paper prints and claims, and the audit of its arithmetic
+    specs       frozen descriptions of work; the identity of a run
+    store       get_or_run(spec): content-keyed, atomic, verified on read
+    study       the graph of a study: which spec needs which, computed on demand
+    datasets    digits (generated) and any YOLO data.yaml, checked before use
+    models      YOLOv5 v6 from (depth, width, classes); census; closed-form counts
+    head        the anchor-based Detect layer, its loss, anchors fitted to a data set
+    checkpoints safetensors; transfer of weights between sizes
+    training    TrainSpec -> weights, a thin subclass of ultralytics' trainer
+    evaluation  mAP on a validation set that stays in memory
+    latency     paired timing with intervals and an equivalence test
+    pruning     L1, random and global masks by module type; achieved sparsity
+    reporting   tables and claims from records; Markdown, CSV, HTML
+    plots       figures from tables
+    __main__    python -m yolop run | status | verify | publish | doctor
+
+"p" is a YOLOv5 smaller than n, after the paper studied here. It is not the driving-perception network called YOLOP.
+"""
+
+import os
+import tempfile
+
+__version__ = "0.1.0"
+
+# ultralytics reads these when it is first imported: no pip at run time, no telemetry, no foreign pickles, its settings
+# in a folder of our own (the user's own file stays untouched), and no progress bars in notebooks.
+os.environ.update(
+    YOLO_AUTOINSTALL="false",
+    YOLO_OFFLINE="true",
+    ULTRALYTICS_SAFE_LOAD="true",
+    YOLO_VERBOSE="false",
+    YOLO_CONFIG_DIR=os.path.join(tempfile.gettempdir(), f"yolop-{os.getuid() if hasattr(os, 'getuid') else 0}-{os.getpid()}"),
+)
+for _name in ("ULTRALYTICS_API_KEY", "WANDB_API_KEY", "COMET_API_KEY", "CLEARML_API_ACCESS_KEY"):
+    os.environ.pop(_name, None)

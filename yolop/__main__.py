@@ -1,0 +1,58 @@
+"""python -m yolop run | status | verify | publish | doctor"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from yolop import doctor, runner
+from yolop.specs import STUDIES, SpecError
+from yolop.store import StoreError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m yolop", description="A reproducible study of shrinking YOLOv5.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, help_text in (
+        ("run", "run the notebooks in order, computing what no record holds yet"),
+        ("status", "say what is done, unfinished, damaged, stale"),
+        ("verify", "recompute tables and claims from committed records and compare"),
+        ("publish", "for maintainers: commit the records of the last run as evidence"),
+        ("doctor", "check this machine and its packages"),
+    ):
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        if name != "doctor":
+            command.add_argument("study", nargs="?", default="digits", help=f"{', '.join(STUDIES)} (default: digits)")
+        if name == "run":
+            command.add_argument("--only", default="", metavar="02,04", help="numbers of the notebooks to run")
+            changes = "change fields of the study, e.g. epochs=10 models=n,p dataset=my/data.yaml"
+            command.add_argument("--set", nargs="+", action="extend", default=[], metavar="field=value", help=changes)
+            where = "compute (fresh, the default) or only read the committed evidence"
+            command.add_argument("--records", choices=("fresh", "committed"), default="fresh", help=where)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 good, 1 something failed or differs, 2 refused before anything had started."""
+    args = parser().parse_args(arguments)
+    try:
+        if args.command == "run":
+            runner.run(args.study, args.set, args.only, args.records)
+        elif args.command == "verify":
+            return 0 if runner.verify(args.study) else 1
+        elif args.command == "doctor":
+            return 0 if doctor.examine() else 1
+        else:
+            getattr(runner, args.command)(args.study)
+    except SpecError as error:
+        print(f"yolop: {error}", file=sys.stderr)
+        return 2
+    except (StoreError, runner.NotebookError) as error:
+        print(f"yolop: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

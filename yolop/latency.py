@@ -1,0 +1,236 @@
+"""Paired timing with intervals and an equivalence test.
+
+Variants alternate in small blocks within one process, so that whatever slows the machine meets all of them; what is
+reported is the interval of each variant's *ratio* to a baseline. "No change" is a finding only if two one-sided tests
+say so, and an A/A control (the baseline timed a second time) shows what noise alone gives.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yolop.specs import require
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RESAMPLES = 2000  # of the bootstrap: puts the ends of a 95 % interval within 1 % of probability
+MIN_ROUNDS = 5  # with four, all on one side of a limit by luck alone has 6 %: nothing can be shown at 5 %
+
+
+def measure(
+    calls: dict[str, Callable[[], Any]],
+    baseline: str,
+    rounds: int,
+    calls_per_block: int,
+    warmup: int = 10,
+    seed: int = 0,
+    aa: bool = False,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> list[dict]:
+    """One row per variant: label, latency_ms (median of all calls), p90_ms, fps = 1000 / latency_ms, n_calls, and what
+    `equivalence` says of its ratio to the baseline (below 1 is faster; the baseline's own row has 1 exactly).
+
+    A round runs one block of each variant, in an order drawn anew. Its ratio is that of two block medians taken
+    moments apart, so a slow spell cancels out of it; the ratio of the two overall medians would keep that spell,
+    whenever it covered different shares of the two variants' calls.
+
+    Args:
+        calls: label -> function without arguments; batch 1 is one image a call. All of one runtime: the thread pools of
+            several disturb each other inside one process.
+        baseline: the label that the others are compared to.
+        rounds: blocks per variant, at least 5.
+        calls_per_block: at least 1. From 3 on, the block median drops the first call, which finds the caches cold.
+        warmup: untimed calls of each variant before the first round.
+        seed: of order and bootstrap.
+        aa: also time the baseline under the label "<baseline> (again)", the A/A control. It shares the baseline's
+            memory; to control for where weights happen to lie as well, pass a copy of the model as a variant instead.
+        clock: nanoseconds.
+
+    Source: latency section of the design; interleaving after duet benchmarking (arXiv 2001.05811).
+    """
+    require(baseline in calls, "baseline", baseline, "one of " + ", ".join(calls))
+    require(rounds >= MIN_ROUNDS, "rounds", rounds, f"{MIN_ROUNDS} or more")
+    require(calls_per_block >= 1, "calls_per_block", calls_per_block, "1 or more")
+    require(warmup >= 0, "warmup", warmup, "0 or more")
+    if aa:
+        again = f"{baseline} (again)"
+        require(again not in calls, "label", again, "another label: this one is the A/A control's")
+        calls = calls | {again: calls[baseline]}
+    for call in calls.values():
+        for _ in range(warmup):
+            call()
+    rng = np.random.default_rng(seed)
+    labels = list(calls)
+    times_ms = np.empty((len(labels), rounds, calls_per_block))
+    for round_ in range(rounds):
+        for i in rng.permutation(len(labels)):
+            times_ms[i, round_] = _block(calls[labels[i]], calls_per_block, clock)
+    return _rows(dict(zip(labels, times_ms, strict=True)), baseline, seed)
+
+
+def _block(call: Callable[[], Any], n: int, clock: Callable[[], int]) -> list[float]:
+    """Milliseconds of `n` calls, each on its own, without garbage collection."""
+    # A collection takes as long as a small model and would fall on whichever variant happens to reach the threshold.
+    # Between blocks the collector is as it was, so that what has gathered is freed there, off the clock.
+    times_ms, collecting = [], gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(n):
+            start = clock()
+            call()
+            times_ms.append((clock() - start) / 1e6)
+    finally:
+        if collecting:
+            gc.enable()
+    return times_ms
+
+
+def _rows(times_ms: dict[str, np.ndarray], baseline: str, seed: int) -> list[dict]:
+    """Rows of `measure` from times of shape (rounds, calls_per_block)."""
+    medians = {label: np.median(times, axis=1) for label, times in times_ms.items()}
+    rows = []
+    for label, times in times_ms.items():
+        latency_ms = float(np.median(times))
+        row = {
+            "label": label,
+            "latency_ms": latency_ms,
+            "p90_ms": float(np.percentile(times, 90)),
+            "fps": 1000 / latency_ms,
+            "n_calls": times.size,
+        }
+        rows.append(row | equivalence(medians[label] / medians[baseline], seed=seed))
+    return rows
+
+
+def equivalence(ratios: np.ndarray, margin: float = 0.02, seed: int = 0) -> dict:
+    """Median ratio with bootstrap intervals, and whether it is shown to lie within 1 - margin .. 1 + margin.
+
+    Taken on logarithms, so that comparing B with A gives exactly the inverse of comparing A with B. The median, because
+    a round that something interrupted should count as one vote, not by its length.
+
+    Args:
+        ratios: (rounds,), one paired ratio > 0 a round, at least 5.
+        margin: half-width that counts as "no change"; 0.02 is 2 %.
+        seed: of the bootstrap.
+
+    Returns:
+        ratio; ratio_low and ratio_high (95 %); ratio90_low and ratio90_high; equivalent: the 90 % interval lies within
+        the margin, which is two one-sided tests at 5 %. False means "not shown", not "different".
+    """
+    ratios = np.asarray(ratios, dtype=float)
+    require(ratios.ndim == 1 and len(ratios) >= MIN_ROUNDS, "shape of ratios", ratios.shape, f"({MIN_ROUNDS} or more,)")
+    require(bool(np.all(np.isfinite(ratios) & (ratios > 0))), "ratios", ratios, "finite numbers above 0")
+    require(0 < margin < 1, "margin", margin, "a share between 0 and 1 (2 % is 0.02)")
+    logs = np.log(ratios)
+    resampled = np.random.default_rng(seed).choice(logs, (RESAMPLES, len(logs)))
+    quantiles = np.quantile(np.median(resampled, axis=1), [0.025, 0.05, 0.95, 0.975])
+    low, low90, high90, high = np.exp(quantiles).tolist()
+    return {
+        "ratio": float(np.exp(np.median(logs))),
+        "ratio_low": low,
+        "ratio_high": high,
+        "ratio90_low": low90,
+        "ratio90_high": high90,
+        "equivalent": 1 - margin <= low90 and high90 <= 1 + margin,
+    }
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Compute with `n` threads inside one operation (torch), and with as many as before afterwards."""
+    import torch
+
+    require(n >= 1, "threads", n, "1 or more, best the number of cores")
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def forward(model: nn.Module, imgsz: int, channels_last: bool = False) -> Callable[[], Any]:
+    """A call that runs a copy of `model` once on one fixed random image (1, 3, imgsz, imgsz).
+
+    This is what YOLOv5 calls inference: the network and the decoding of its boxes, without NMS.
+
+    Args:
+        model: as `models.fused` gives it: on the CPU, float32, evaluation mode, batch norm folded. SpecError otherwise.
+        imgsz: pixels, a multiple of 32.
+        channels_last: memory layout of weights and image, NHWC instead of NCHW.
+    """
+    import torch
+
+    require(imgsz > 0 and imgsz % 32 == 0, "imgsz", imgsz, "a multiple of 32")
+    model, layout = _prepared(model, channels_last)
+    image = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
+
+    @torch.inference_mode()
+    def call():
+        return model(image)
+
+    return call
+
+
+def whole_path(model: nn.Module, image: np.ndarray, imgsz: int, channels_last: bool = False) -> Callable[[], Any]:
+    """A call that runs a copy of `model` on one picture from decoded pixels to boxes: letterbox, forward, NMS.
+
+    Args:
+        model: as for `forward`.
+        image: (H, W, 3) uint8, colours in the order that the model was trained with.
+        imgsz: pixels, a multiple of 32; side of the letterboxed square.
+        channels_last: memory layout of the weights; convolutions follow it whatever the image's is.
+    """
+    import torch
+    from ultralytics.data.augment import LetterBox
+
+    from yolop.evaluation import detect
+
+    require(imgsz > 0 and imgsz % 32 == 0, "imgsz", imgsz, "a multiple of 32")
+    shaped = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
+    require(shaped, "image", getattr(image, "shape", image), "an array of shape (H, W, 3) and type uint8")
+    model, _ = _prepared(model, channels_last)
+    letterbox = LetterBox(imgsz)
+
+    @torch.inference_mode()
+    def call():
+        square = letterbox(image=image)
+        batch = torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1)))[None]
+        return detect(model, batch)
+
+    return call
+
+
+def _prepared(model: nn.Module, channels_last: bool):
+    """A copy of the model in one memory layout, and that layout. A copy, because layout is a property of the weights:
+    two calls that shared them would both run in whichever layout was asked for last."""
+    import torch
+    from torch import nn
+
+    parameters, modules = list(model.parameters()), list(model.modules())
+    devices, dtypes = {p.device.type for p in parameters}, {p.dtype for p in parameters}
+    way_out = "models.fused(model), on the CPU"
+    require(devices == {"cpu"}, "device", sorted(devices), way_out)
+    require(dtypes == {torch.float32}, "precision", sorted(map(str, dtypes)), way_out)
+    require(not any(m.training for m in modules), "training mode", True, way_out)
+    require(not any(isinstance(m, nn.BatchNorm2d) for m in modules), "batch norm", "unfused", way_out)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return copy.deepcopy(model).to(memory_format=layout), layout
+
+
+def baseline_layout(model: nn.Module, imgsz: int, rounds: int = 15, calls_per_block: int = 3, seed: int = 0) -> str:
+    """The memory layout in which a model runs faster on this machine, "contiguous" or "channels_last", by measuring.
+
+    A variant that is faster than the slower of the two has beaten a straw man.
+    """
+    calls = {name: forward(model, imgsz, name == "channels_last") for name in ("contiguous", "channels_last")}
+    rows = measure(calls, "contiguous", rounds, calls_per_block, seed=seed)
+    return "channels_last" if rows[1]["ratio"] < 1 else "contiguous"

@@ -1,0 +1,362 @@
+"""Frozen descriptions of work, and the identity of a run.
+
+A spec says what to do; its run id is a readable part and eight hex digits over everything in it. What can change a
+number is in a spec (data digest, parent runs, seed, image size ...). What cannot is not (device, folders, verbosity).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar
+
+SCHEMA = 1  # raise it when code changes a number that a spec does not show: every id changes, nothing stale is reused
+
+METHODS = ("l1-unstructured", "l1-structured", "l1-global", "random-unstructured", "random-structured")
+READINGS = ("own", "any-conv")
+
+
+class SpecError(ValueError):
+    """A value that a study cannot work with; the message names it, the allowed range and the way out."""
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def run_id(spec: Any) -> str:
+    """`<kind>-<readable part>-<8 hex of SHA-256>` of a spec; equal specs have equal ids on every machine."""
+    text = canonical({"schema": SCHEMA, "kind": spec.kind, "spec": asdict(spec)})
+    return f"{spec.kind}-{spec.slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    """Raise SpecError naming field, value and allowed range unless the condition holds."""
+    if not condition:
+        raise SpecError(f"{name} = {value!r} is not possible: use {allowed}")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A YOLOv5 v6 by its two numbers. `depth` repeats the bottlenecks of C3, `width` scales every channel count."""
+
+    depth: float
+    width: float
+    head: str = "anchor"  # "anchor": the v6 head of the paper; "anchor-free": ultralytics' YOLOv5u
+
+    def __post_init__(self):
+        require(0 < self.depth <= 2, "depth", self.depth, "a depth_multiple in (0, 2], e.g. 0.33")
+        require(0 < self.width <= 2, "width", self.width, "a width_multiple in (0, 2], e.g. 0.25")
+        require(self.head in ("anchor", "anchor-free"), "head", self.head, '"anchor" or "anchor-free"')
+
+
+# n to x as in the original's YAML files; p is ours, because the paper does not print its two numbers (notebook 02).
+MODELS = {
+    "x": ModelSpec(1.33, 1.25),
+    "l": ModelSpec(1.0, 1.0),
+    "m": ModelSpec(0.67, 0.75),
+    "s": ModelSpec(0.33, 0.50),
+    "n": ModelSpec(0.33, 0.25),
+    "p": ModelSpec(0.16, 0.20),
+}
+
+
+@dataclass(frozen=True)
+class DigitsSpec:
+    """Handwritten digits on photographs: what the generator of `datasets` needs, and nothing else.
+
+    Sizes and contrast are ranges from which each placed digit draws. `part` keeps a corpus for pretraining apart from
+    the data set itself: it draws only from the handwriting and photographs of the train split.
+    """
+
+    kind: ClassVar[str] = "data"
+    classes: tuple[int, ...] = (0, 1, 2, 3, 4)
+    train: int = 640  # images
+    val: int = 160
+    test: int = 240
+    imgsz: int = 160  # px, square images
+    size_px: tuple[int, int] = (20, 64)  # height of a digit before its turn
+    contrast: tuple[float, float] = (0.35, 0.9)  # share of ink in the blend, 0..1
+    turn_deg: float = 20.0
+    per_image: tuple[int, int] = (1, 6)
+    part: str = "digits"  # "digits" or "corpus"
+    seed: int = 0
+
+    @property
+    def slug(self) -> str:
+        return self.part
+
+
+@dataclass(frozen=True)
+class FolderSpec:
+    """A YOLO data set on disk; `digest` is over its content, so the path is not part of the identity."""
+
+    kind: ClassVar[str] = "data"
+    name: str
+    digest: str
+
+    @property
+    def slug(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """One training run. `init` is "random" or `<how>:<run id>` of the parent whose weights it starts from."""
+
+    kind: ClassVar[str] = "train"
+    model: ModelSpec
+    label: str  # readable name of the run: "n", "p", "p-best" ...
+    data: str  # digest of the data set
+    nc: int
+    imgsz: int
+    epochs: int
+    batch: int = 16
+    seed: int = 0
+    init: str = "random"  # random | all:<run> | matching:<run> | largest-l1:<run>
+    optimizer: str = "AdamW"
+    lr0: float = 0.002
+    lrf: float = 0.01  # the last learning rate is lr0 * lrf
+    momentum: float = 0.9
+    weight_decay: float = 0.0005
+    warmup_epochs: float = 1.0
+    cos_lr: bool = True
+    mosaic: float = 0.0
+    hsv: tuple[float, float, float] = (0.015, 0.4, 0.3)
+    translate: float = 0.1
+    scale: float = 0.3
+    fliplr: float = 0.0
+    box: float = 0.05  # loss gains of YOLOv5's hyp.scratch-low
+    obj: float = 1.0
+    cls: float = 0.5
+    val_every: int = 5  # epochs between validations
+    precision: str = "bfloat16"  # autocast of the forward pass; weights stay float32
+
+    @property
+    def slug(self) -> str:
+        return f"{self.label}-e{self.epochs}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class PruneSpec:
+    """What is asked of pruning: a ratio 0..1 for each kind of module. `l1-global` uses `conv` as its one ratio."""
+
+    method: str = "l1-unstructured"
+    conv: float = 0.0
+    c3: float = 0.0
+    sppf: float = 0.0
+    reading: str = "own"  # which ratio a Conv inside C3 or SPPF gets: its layer's ("own") or Conv's ("any-conv")
+    detect: float = 0.0  # ratio for the 1x1 convolutions of Detect; the paper leaves it alone
+    seed: int = 0  # used by random methods only
+
+    def __post_init__(self):
+        require(self.method in METHODS, "method", self.method, "one of " + ", ".join(METHODS))
+        require(self.reading in READINGS, "reading", self.reading, "one of " + ", ".join(READINGS))
+        for name in ("conv", "c3", "sppf", "detect"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"ratio {name}", value, "a share from 0 to 1 (30 % is 0.3)")
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """Many prunings of one trained model, each evaluated on one split without any retraining."""
+
+    kind: ClassVar[str] = "sweep"
+    label: str
+    parent: str  # run id of the training
+    data: str
+    points: tuple[PruneSpec, ...]
+    split: str = "test"
+
+    @property
+    def slug(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True)
+class SensitivitySpec:
+    """Prune one convolution at a time, all others left dense."""
+
+    kind: ClassVar[str] = "sensitivity"
+    parent: str
+    data: str
+    method: str = "l1-unstructured"
+    ratio: float = 0.5
+    split: str = "val"
+
+    @property
+    def slug(self) -> str:
+        return f"{self.method}-{self.ratio:g}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing to time: a model, optionally with trained weights and pruning."""
+
+    label: str
+    model: ModelSpec
+    weights: str = ""  # run id of a training; empty: random weights
+    prune: PruneSpec | None = None
+
+
+@dataclass(frozen=True)
+class LatencySpec:
+    """Paired timing of variants, batch 1, against `variants[0]`; the first is timed twice as an A/A control."""
+
+    kind: ClassVar[str] = "latency"
+    label: str
+    variants: tuple[Variant, ...]
+    nc: int
+    imgsz: int
+    rounds: int = 40  # blocks per variant; variants alternate between blocks
+    calls: int = 5  # calls per block
+    threads: int = 2
+    whole_path: bool = False  # also letterbox + forward + NMS
+
+    @property
+    def slug(self) -> str:
+        return f"{self.label}-{self.imgsz}px"
+
+
+@dataclass(frozen=True)
+class StemSpec:
+    """Focus and the 6x6 convolution that replaced it in v6.0: the same linear map, timed against each other."""
+
+    kind: ClassVar[str] = "stem"
+    channels: int
+    imgsz: int
+    rounds: int = 60
+    calls: int = 10
+    threads: int = 2
+
+    @property
+    def slug(self) -> str:
+        return f"focus-{self.imgsz}px"
+
+
+@dataclass(frozen=True)
+class SparseTensorSpec:
+    """What PyTorch's own sparse tensors do for the convolutions of a model: which run, and how fast."""
+
+    kind: ClassVar[str] = "sparse-tensors"
+    model: ModelSpec
+    imgsz: int
+    sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+    rounds: int = 20
+    calls: int = 5
+    threads: int = 2
+
+    @property
+    def slug(self) -> str:
+        return f"{self.imgsz}px"
+
+
+@dataclass(frozen=True)
+class PicturesSpec:
+    """Detections of several models on the same few pictures of a split, kept with the pictures for drawing."""
+
+    kind: ClassVar[str] = "pictures"
+    variants: tuple[Variant, ...]
+    data: str
+    imgsz: int
+    images: int = 4
+    split: str = "test"
+
+    @property
+    def slug(self) -> str:
+        return self.split
+
+
+@dataclass(frozen=True)
+class CensusSpec:
+    """Parameters and FLOPs of models, layer by layer; no data, no weights."""
+
+    kind: ClassVar[str] = "census"
+    label: str
+    models: tuple[tuple[str, ModelSpec], ...]
+    nc: int
+    imgsz: int
+
+    @property
+    def slug(self) -> str:
+        return f"{self.label}-{self.imgsz}px"
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a run of everything needs. Each field but `name` is a parameter of every notebook and of `yolop run`."""
+
+    name: str
+    dataset: str = "digits"  # "digits", or the path of anybody's data.yaml
+    imgsz: int = 160  # px, a multiple of 32
+    models: tuple[str, ...] = ("s", "n", "p")
+    epochs: int = 30  # for each model on the data set
+    pretrain_epochs: int = 10  # for p on the larger corpus (custom pretraining)
+    seeds: tuple[int, ...] = (0,)
+    ratios: tuple[float, ...] = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    timing_rounds: int = 60  # blocks of calls per timed variant
+    device: str = "cpu"  # not part of any identity
+
+    def __post_init__(self):
+        for item in fields(self):
+            object.__setattr__(self, item.name, _typed(item.name, getattr(self, item.name), item.default))
+        require(self.dataset == "digits" or self.dataset.endswith((".yaml", ".yml")), "dataset", self.dataset,
+                '"digits" or the path of a data.yaml')
+        require(32 <= self.imgsz <= 1280 and self.imgsz % 32 == 0, "imgsz", self.imgsz, "a multiple of 32 up to 1280")
+        for model in self.models:
+            require(model in MODELS, "models", model, "names out of " + ", ".join(MODELS))
+        require({"n", "p"} <= set(self.models), "models", self.models, 'a list with at least "n" and "p"')
+        require(1 <= self.epochs <= 1000, "epochs", self.epochs, "1 to 1000")
+        require(1 <= self.pretrain_epochs <= 1000, "pretrain_epochs", self.pretrain_epochs, "1 to 1000")
+        require(len(self.seeds) > 0 and min(self.seeds) >= 0, "seeds", self.seeds, "one or more integers from 0")
+        require(len(self.ratios) > 0 and all(0 <= r <= 1 for r in self.ratios), "ratios", self.ratios,
+                "shares from 0 to 1 (30 % is 0.3)")
+        require(5 <= self.timing_rounds <= 10000, "timing_rounds", self.timing_rounds, "5 to 10000")
+        require(self.device == "cpu" or self.device.isdigit(), "device", self.device, '"cpu" or the number of a GPU')
+
+    def changed(self, **overrides: Any) -> Study:
+        """This study with some fields changed; None leaves a field as it is, an unknown name raises SpecError.
+
+        A study that differs in more than its device gets a name of its own, so that it never overwrites the evidence
+        and the reports of the named one.
+        """
+        known = [item.name for item in fields(self) if item.name != "name"]
+        for name in overrides:
+            require(name in known, "parameter", name, "one of " + ", ".join(known))
+        study = replace(self, **{k: v for k, v in overrides.items() if v is not None})
+        if replace(study, device=self.device) == self:
+            return study
+        content = canonical({k: v for k, v in asdict(study).items() if k not in ("name", "device")})
+        return replace(study, name=f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:6]}")
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """`value` as the type of the field's default: numbers and text as they are, lists and "a,b" text as tuples."""
+    if isinstance(default, tuple):
+        items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_typed(name, item.strip() if isinstance(item, str) else item, default[0]) for item in items)
+    if isinstance(default, str) or name == "name":
+        require(isinstance(value, (str, int)) and not isinstance(value, bool), name, value, "text")
+        return str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    good = not isinstance(value, bool) and number == number and abs(number) < 1e12
+    good = good and (isinstance(default, float) or number == int(number))
+    require(good, name, value, "a whole number" if isinstance(default, int) else "a number")
+    return number if isinstance(default, float) else int(number)
+
+
+STUDIES = {
+    "digits": Study("digits"),
+    "smoke": Study("smoke", imgsz=96, epochs=2, pretrain_epochs=1, ratios=(0.1, 0.5), timing_rounds=6),
+}
+
+
+def named_study(name: str, **overrides: Any) -> Study:
+    """The named study with some fields changed; SpecError for an unknown name, field, type or range."""
+    require(name in STUDIES, "study", name, "one of " + ", ".join(STUDIES))
+    return STUDIES[name].changed(**overrides)

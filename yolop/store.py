@@ -1,0 +1,223 @@
+"""get_or_run(spec): do a piece of work once, keep its record, never trust a damaged one.
+
+A record is one small JSON file. Freshly computed ones lie in `data/runs/<study>/<run id>/record.json` beside what they
+made (weights); committed evidence lies in `data/records/<study>/<run id>.json`. Both carry their own checksum.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from filelock import FileLock
+
+from yolop.specs import SCHEMA, canonical, run_id
+
+ROOT = Path(os.environ.get("YOLOP_ROOT", Path(__file__).resolve().parents[1]))
+VERSIONED = ("torch", "torchvision", "ultralytics-opencv-headless", "numpy", "pillow", "scikit-learn", "scikit-image")
+
+
+class StoreError(RuntimeError):
+    """A record is absent, damaged or could not be written; the message says which and what to do."""
+
+
+class DamagedRecord(StoreError):
+    """A record or one of its files is not what was written."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What doing a spec once gave: metrics, the files it made (name -> SHA-256), and where and with what it ran."""
+
+    run_id: str
+    spec: dict
+    metrics: dict
+    files: dict
+    seconds: float
+    host: dict
+    versions: dict
+    folder: Path | None = None  # where the files are; None for committed evidence
+
+    def path(self, name: str) -> Path:
+        """Path of one of the record's files; StoreError if this record came without them."""
+        if self.folder is None:
+            raise StoreError(f"{self.run_id} is committed without {name}: compute it with records=\"fresh\"")
+        return self.folder / name
+
+    def to_json(self) -> str:
+        """The record as text, with a checksum over all of it and a newline at the end."""
+        body = {k: v for k, v in asdict(self).items() if k != "folder"} | {"schema": SCHEMA, "status": "complete"}
+        body["checksum"] = hashlib.sha256(canonical(body).encode()).hexdigest()
+        return json.dumps(body, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, folder: Path | None = None) -> Record:
+        """Read a record back; DamagedRecord if the text is not exactly what `to_json` wrote."""
+        try:
+            body = json.loads(text)
+            checksum = body.pop("checksum")
+            whole = checksum == hashlib.sha256(canonical(body).encode()).hexdigest()
+            if not whole or body.pop("status") != "complete" or body.pop("schema") != SCHEMA:
+                raise ValueError("checksum, status or schema differ")
+            return cls(**body, folder=folder)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedRecord(f"not a whole record: {error}") from None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """Write so that `path` is either the old whole file or the new one, whatever happens in between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        hint = "free some space and start again" if error.errno == errno.ENOSPC else "check the folder's permissions"
+        raise StoreError(f"could not write {path}: {error.strerror}; {hint}, finished records are kept") from error
+
+
+def host() -> dict:
+    """The machine in words that do not name it: processor, cores, memory, system, Python."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def versions() -> dict:
+    """Versions of the packages that can change a number."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+class Store:
+    """The records of one study. `compute=False` reads committed evidence only and needs neither data nor weights."""
+
+    def __init__(self, study: str, compute: bool, root: Path = ROOT):
+        self.study, self.compute = study, compute
+        self.runs, self.committed = root / "data" / "runs" / study, root / "data" / "records" / study
+        self.used: dict[str, Record] = {}  # every record handed out, for provenance
+
+    def get(self, spec) -> Record | None:
+        """The whole record of a spec, or None. Damaged fresh records are set aside with a warning; damaged committed
+        ones raise, because there is nothing to recompute them from."""
+        name = run_id(spec)
+        if name in self.used:
+            return self.used[name]
+        record = self._read_fresh(name) if self.compute else self._read_committed(name)
+        if record is not None:
+            self.used[name] = record
+        return record
+
+    def get_or_run(self, spec, work: Callable[[Path], dict]) -> Record:
+        """The record of `spec`, by reading or by calling `work(folder) -> metrics` once.
+
+        `work` leaves the files that belong to the record in `folder`. Two processes that ask for the same spec do the
+        work once: the second waits. Errors in `work` leave no record.
+
+        Raises:
+            StoreError: the record is not committed and this store may not compute.
+        """
+        record = self.get(spec)
+        if record is not None:
+            return record
+        name = run_id(spec)
+        if not self.compute:
+            raise StoreError(
+                f"no committed record {name} in {self.committed.name}: these settings were never published. "
+                'Compute them with records="fresh", or go back to the published settings'
+            )
+        folder = self.runs / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.runs / f".{name}.lock"):
+            record = self.get(spec)  # another process may have finished while we waited
+            if record is None:
+                record = self._run(spec, name, folder, work)
+                self.used[name] = record
+        return record
+
+    def _run(self, spec, name: str, folder: Path, work: Callable[[Path], dict]) -> Record:
+        for leftover in folder.iterdir():  # of a killed run
+            if leftover.is_file():
+                leftover.unlink()
+        began = time.perf_counter()
+        metrics = json.loads(canonical(work(folder)))  # what is handed out is what a reader of the file gets
+        files = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")}
+        seconds = round(time.perf_counter() - began, 2)
+        spec_dict = json.loads(canonical({"kind": spec.kind} | asdict(spec)))
+        record = Record(name, spec_dict, metrics, files, seconds, host(), versions(), folder)
+        write_atomically(folder / "record.json", record.to_json())
+        return record
+
+    def _read_committed(self, name: str) -> Record | None:
+        path = self.committed / f"{name}.json"
+        if not path.exists():
+            return None
+        try:
+            return Record.from_json(path.read_text(encoding="utf-8"))
+        except (DamagedRecord, UnicodeDecodeError) as error:
+            raise DamagedRecord(f"committed record {name} is damaged ({error}): restore it, e.g. git checkout") from None
+
+    def _read_fresh(self, name: str) -> Record | None:
+        folder = self.runs / name
+        path = folder / "record.json"
+        if not path.exists():
+            return None
+        try:
+            record = Record.from_json(path.read_text(encoding="utf-8"), folder)
+            for file, digest in record.files.items():
+                if not (folder / file).exists() or sha256(folder / file) != digest:
+                    raise DamagedRecord(f"{file} is missing or has changed")
+            return record
+        except (DamagedRecord, UnicodeDecodeError) as error:
+            path.replace(path.with_name("record.damaged"))
+            warnings.warn(f"record {name} was damaged ({error}); set aside, computing it again", stacklevel=2)
+            return None
+
+    def publish(self) -> list[Path]:
+        """Copy every record used so far to the committed evidence, removing records that are no longer used."""
+        written = []
+        for name, record in sorted(self.used.items()):
+            path = self.committed / f"{name}.json"
+            write_atomically(path, record.to_json())
+            written.append(path)
+        for path in self.committed.glob("*.json"):
+            if path not in written:
+                path.unlink()
+        return written

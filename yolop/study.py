@@ -1,0 +1,389 @@
+"""The graph of a study: which record needs which, read or computed on demand.
+
+`open_study` gives an Evidence. Each of its methods is one node: it says what to do (a spec), which parents it needs, and
+asks the store, which reads the record or does the work. A reader of committed evidence never imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from yolop import datasets
+from yolop.specs import (
+    METHODS,
+    MODELS,
+    READINGS,
+    CensusSpec,
+    DigitsSpec,
+    FolderSpec,
+    LatencySpec,
+    ModelSpec,
+    PicturesSpec,
+    PruneSpec,
+    SensitivitySpec,
+    SparseTensorSpec,
+    StemSpec,
+    Study,
+    SweepSpec,
+    TrainSpec,
+    Variant,
+    named_study,
+    require,
+)
+from yolop.store import Record, Store
+
+CORPUS_CLASSES = tuple(range(10))
+SMOKE_IMAGES = {"train": 48, "val": 24, "test": 24}
+
+# How each model of the study comes to be: its shape, what it starts from, and what it is trained for.
+# "corpus": the larger generated corpus. "same steps": as many steps as corpus and data set together.
+TRAININGS = {
+    "s": ("s", "random", "data"),
+    "n": ("n", "random", "data"),
+    "p": ("p", "random", "data"),
+    "p-corpus": ("p", "random", "corpus"),
+    "p-best": ("p", "matching:p-corpus", "data"),
+    "p-same-steps": ("p", "random", "same steps"),
+    "p-from-n": ("p", "matching:n", "data"),
+    "p-from-n-l1": ("p", "largest-l1:n", "data"),
+}
+NAMES = {
+    "s": "YOLOv5s",
+    "n": "YOLOv5n",
+    "p": "YOLOv5p",
+    "p-corpus": "YOLOv5p (on the corpus)",
+    "p-best": "YOLOv5p (best.pt)",
+    "p-same-steps": "YOLOv5p (same total steps)",
+    "p-from-n": "YOLOv5p (n's matching layers)",
+    "p-from-n-l1": "YOLOv5p (n's largest channels)",
+}
+SCOPES = {  # what a sweep's one ratio r is asked of
+    "all": ("conv", "c3", "sppf"),
+    "all + Detect": ("conv", "c3", "sppf", "detect"),
+    "Conv": ("conv",),
+    "C3": ("c3",),
+    "SPPF": ("sppf",),
+    "Detect": ("detect",),
+}
+PAPER_ROWS = {  # (Conv, C3, SPPF) as printed in the paper's figures
+    "figure-3": ((0.3, 0.3, 0.3), (0.3, 0.1, 0.1)),
+    "figure-4": ((0.3, 0.3, 0.1), (0.2, 0.2, 0.1), (0.1, 0.1, 0.1)),
+    "figure-5": ((0.03, 0.01, 0.01), (0.02, 0.01, 0.01), (0.01, 0.01, 0.01)),
+}
+GRID = tuple(ModelSpec(d, w) for d in (0.16, 0.20, 0.25, 0.33) for w in (0.125, 0.1875, 0.20, 0.25, 0.375, 0.50))
+
+
+def open_study(study: str = "digits", records: str = "committed", **fields) -> Evidence:
+    """The evidence of a named study, with some of its fields changed.
+
+    Args:
+        study: "digits" or "smoke".
+        records: "committed" reads what the repository holds; "fresh" computes what `data/runs` does not hold yet.
+        fields: fields of specs.Study; None leaves one as it is.
+
+    Raises:
+        SpecError: an unknown name, field or value, before anything is computed.
+    """
+    require(records in ("committed", "fresh"), "records", records, '"committed" or "fresh"')
+    return Evidence(named_study(study, **fields), records == "fresh")
+
+
+class Evidence:
+    """All records of one study. Methods compute what is missing, in the order in which it is asked for."""
+
+    def __init__(self, study: Study, compute: bool, store: Store | None = None):
+        self.study, self.store = study, store or Store(study.name, compute)
+
+    # --- data ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _data_spec(self) -> DigitsSpec | FolderSpec:
+        if self.study.dataset != "digits":
+            found = datasets.read(Path(self.study.dataset))
+            return FolderSpec(found.name, found.digest)
+        small = SMOKE_IMAGES if self.study.name.startswith("smoke") else {}
+        return DigitsSpec(imgsz=self.study.imgsz, **small)
+
+    @cached_property
+    def _corpus_spec(self) -> DigitsSpec:
+        small = self.study.name.startswith("smoke")
+        images = SMOKE_IMAGES if small else {"train": 1920, "val": 160, "test": 32}
+        return DigitsSpec(part="corpus", classes=CORPUS_CLASSES, imgsz=self.study.imgsz, seed=1, **images)
+
+    def data(self, corpus: bool = False) -> Record:
+        """Record of the data set (or of the pretraining corpus): digest, names, images, boxes."""
+        spec = self._corpus_spec if corpus else self._data_spec
+        return self.store.get_or_run(spec, lambda folder: datasets.summary(self._load(spec, folder)))
+
+    def dataset(self, corpus: bool = False) -> datasets.Dataset:
+        """The data set itself, verified; only where records are computed."""
+        record, spec = self.data(corpus), self._corpus_spec if corpus else self._data_spec
+        found = self._load(spec, record.path("record.json").parent)
+        require(found.digest == record.metrics["digest"], "data set digest", found.digest, record.metrics["digest"])
+        return found
+
+    def _load(self, spec, folder: Path) -> datasets.Dataset:
+        if isinstance(spec, FolderSpec):
+            return datasets.read(Path(self.study.dataset))
+        return datasets.generate(spec, folder / "dataset")
+
+    # --- trained models -----------------------------------------------------------------------------------------------
+
+    def train_spec(self, label: str, seed: int | None = None) -> TrainSpec:
+        """What it takes to make the model `label` of TRAININGS."""
+        shape, init, how = TRAININGS[label]
+        seed = self.study.seeds[0] if seed is None else seed
+        data = self.data(corpus=how == "corpus").metrics
+        epochs = self.study.pretrain_epochs if how == "corpus" else self.study.epochs
+        if how == "same steps":
+            per_epoch = math.ceil(data["splits"]["train"]["images"] / 16)
+            epochs += round(self.trained("p-corpus", seed).metrics["steps"] / per_epoch)
+        if init != "random":
+            way, parent = init.split(":")
+            init = f"{way}:{self.trained(parent, seed).run_id}"
+        return TrainSpec(MODELS[shape], label, data["digest"], len(data["names"]), self.study.imgsz, epochs, seed=seed, init=init)
+
+    def trained(self, label: str, seed: int | None = None) -> Record:
+        """Record of one training: learning curve, scores on val and test, weights where computed."""
+        spec = self.train_spec(label, seed)
+
+        def work(folder: Path) -> dict:
+            from yolop.training import train
+
+            _, init, how = TRAININGS[label]
+            parent = None if init == "random" else self.model(init.split(":")[1], seed)
+            return train(spec, self.dataset(corpus=how == "corpus"), folder, parent, self.study.device)
+
+        return self.store.get_or_run(spec, work)
+
+    def model(self, label: str, seed: int | None = None):
+        """The trained model itself, unfused, in evaluation mode; only where records are computed."""
+        from yolop import checkpoints, models
+
+        record = self.trained(label, seed)
+        spec = ModelSpec(**record.spec["model"])
+        return checkpoints.load_weights(models.build(spec, record.spec["nc"]), record.path("weights.safetensors")).eval()
+
+    # --- pruning ------------------------------------------------------------------------------------------------------
+
+    def sweep(self, name: str, seed: int | None = None) -> list[dict]:
+        """Rows of a sweep over p (best): ratios asked, sparsity achieved, mAP on test.
+
+        Args:
+            name: "figures" (unpruned and the exact rows of Figures 3 to 5, in both readings and both methods, and global
+                pruning beside them; with mAP50 on resampled images), or a method.
+        """
+        spec = SweepSpec(name, self.trained("p-best", seed).run_id, self.data().metrics["digest"], self._points(name))
+        return self.store.get_or_run(spec, lambda _: {"rows": self._sweep(spec, seed)}).metrics["rows"]
+
+    def _points(self, name: str) -> tuple[PruneSpec, ...]:
+        if name == "figures":
+            rows = [dict(zip(("conv", "c3", "sppf"), row, strict=True)) for rows in PAPER_ROWS.values() for row in rows]
+            return tuple(
+                PruneSpec(method, reading=reading, **row)
+                for method in METHODS[:2]
+                for reading in READINGS
+                for row in ({"conv": 0.0}, *rows)
+            ) + (PruneSpec("l1-global", 0.3), PruneSpec("l1-global", 0.2), PruneSpec("l1-global", 0.1))
+        random = name.startswith("random")
+        scopes = ("all",) if random else ("all", "all + Detect") if name == "l1-global" else tuple(SCOPES)
+        return tuple(
+            PruneSpec(name, seed=seed, **dict.fromkeys(SCOPES[scope], ratio))
+            for scope in scopes
+            for seed in (range(3) if random else (0,))
+            for ratio in self.study.ratios
+        )
+
+    def _sweep(self, spec: SweepSpec, seed: int | None) -> list[dict]:
+        from dataclasses import asdict
+
+        from yolop import models, pruning
+        from yolop.evaluation import Validation, evaluate
+
+        model, validation = self.model("p-best", seed), Validation(self.dataset(), spec.split, self.study.imgsz)
+        rows = []
+        for point in progress(spec.points, f"pruning, {spec.label}"):
+            pruned = pruning.prune(model, point)
+            scores = evaluate(models.fused(pruned), validation, 200 if spec.label == "figures" else 0)
+            kept = {k: scores[k] for k in ("mAP50", "mAP50_95", "mAP50_resampled") if k in scores}
+            rows.append(asdict(point) | pruning.achieved(pruned) | kept)
+        return rows
+
+    def sensitivity(self, seed: int | None = None) -> list[dict]:
+        """One row per convolution of p (best): mAP on val with that convolution alone pruned by half."""
+        spec = SensitivitySpec(self.trained("p-best", seed).run_id, self.data().metrics["digest"])
+
+        def work(_: Path) -> dict:
+            from yolop import models, pruning
+            from yolop.evaluation import Validation, evaluate
+
+            model, validation = self.model("p-best", seed), Validation(self.dataset(), spec.split, self.study.imgsz)
+            dense = evaluate(models.fused(model), validation)
+            rows = []
+            for name, conv, kind in progress(pruning.layers(model), "one layer at a time"):
+                pruned = pruning.prune_layer(model, name, spec.method, spec.ratio)
+                scores = evaluate(models.fused(pruned), validation)
+                row = {"layer": name, "module": kind, "weights": conv.weight.numel(), "ratio": spec.ratio}
+                row |= {"sparsity": pruning.sparsity(pruned), "mAP50": scores["mAP50"], "mAP50_95": scores["mAP50_95"]}
+                rows.append(row | {"mAP50_lost": dense["mAP50"] - scores["mAP50"]})
+            return {"rows": rows, "dense": {k: dense[k] for k in ("mAP50", "mAP50_95")}}
+
+        return self.store.get_or_run(spec, work).metrics["rows"]
+
+    # --- shapes and time ----------------------------------------------------------------------------------------------
+
+    def census(self, name: str) -> dict[str, list[dict]]:
+        """Layers of each model by its label: "sizes" (n to x and p at 640 px and 80 classes), "own" (this study's
+        models at its size and classes) or "grid" (depth x width, this study's size and classes)."""
+        if name == "sizes":
+            spec = CensusSpec(name, tuple(MODELS.items()), 80, 640)
+        else:
+            own = tuple((m, MODELS[m]) for m in self.study.models)
+            chosen = own if name == "own" else tuple((grid_label(m), m) for m in GRID)
+            spec = CensusSpec(name, chosen, len(self.data().metrics["names"]), self.study.imgsz)
+
+        def work(_: Path) -> dict:
+            from yolop import models
+
+            return {label: models.census(model, spec.nc, spec.imgsz) for label, model in spec.models}
+
+        return self.store.get_or_run(spec, work).metrics
+
+    def latency(self, name: str, seed: int | None = None) -> dict:
+        """Timing rows: "models" (n is the baseline), "pruned" (p (best) is), or "grid" (n's shape is, random weights).
+
+        Returns:
+            {"layout": memory layout, "forward": rows of latency.measure, "whole_path": rows, or none for the grid}.
+        """
+        nc, imgsz, rounds = len(self.data().metrics["names"]), self.study.imgsz, self.study.timing_rounds
+
+        def variant(label: str, prune: PruneSpec | None = None, name: str = "") -> Variant:
+            return Variant(name or NAMES[label], MODELS[TRAININGS[label][0]], self.trained(label, seed).run_id, prune)
+
+        if name == "grid":
+            ordered = sorted(GRID, key=lambda m: m != MODELS["n"])
+            variants = tuple(Variant(grid_label(m), m) for m in ordered)
+            rounds = max(rounds // 3, 5)
+        elif name == "models":
+            variants = tuple(variant(m) for m in sorted((*self.study.models, "p-best"), key=lambda m: m != "n"))
+        else:
+            p = dict.fromkeys(("conv", "c3", "sppf"), 0.3)
+            asked = {
+                "L1 unstructured 0.3": PruneSpec("l1-unstructured", **p),
+                "L1 unstructured 0.3, 0.1, 0.1": PruneSpec("l1-unstructured", 0.3, 0.1, 0.1),
+                "L1 unstructured 0.9": PruneSpec("l1-unstructured", 0.9, 0.9, 0.9),
+                "L1 structured 0.3": PruneSpec("l1-structured", **p),
+                "L1 structured 0.9": PruneSpec("l1-structured", 0.9, 0.9, 0.9),
+                "L1 global 0.9": PruneSpec("l1-global", 0.9),
+            }
+            variants = (variant("p-best"), *(variant("p-best", prune, label) for label, prune in asked.items()))
+        spec = LatencySpec(name, variants, nc, imgsz, rounds, whole_path=name != "grid")
+        return self.store.get_or_run(spec, lambda _: self._latency(spec)).metrics
+
+    def _latency(self, spec: LatencySpec) -> dict:
+        from yolop import latency
+
+        subjects = {v.label: self._subject(v, spec.nc) for v in spec.variants}
+        baseline = spec.variants[0].label
+        with latency.threads(spec.threads):
+            layout = latency.baseline_layout(subjects[baseline], spec.imgsz)
+            last = layout == "channels_last"
+            subjects[f"{baseline} (again)"] = subjects[baseline]  # the A/A control: copied by `forward`, as any variant
+            calls = {label: latency.forward(m, spec.imgsz, last) for label, m in subjects.items()}
+            print(f"timing {len(calls)} variants, {spec.rounds} rounds of {spec.calls} calls each", flush=True)
+            result = {"layout": layout, "forward": latency.measure(calls, baseline, spec.rounds, spec.calls)}
+            if spec.whole_path:
+                picture, _ = datasets.load_image(self.dataset().splits["test"].images[0], spec.imgsz)
+                paths = {label: latency.whole_path(m, picture, spec.imgsz, last) for label, m in subjects.items()}
+                result["whole_path"] = latency.measure(paths, baseline, spec.rounds, spec.calls)
+        return result
+
+    def _subject(self, variant: Variant, nc: int):
+        """The fused model that a variant speaks of."""
+        import torch
+
+        from yolop import checkpoints, models, pruning
+
+        torch.manual_seed(0)
+        model = models.build(variant.model, nc)
+        if variant.weights:
+            checkpoints.load_weights(model, self.store.used[variant.weights].path("weights.safetensors"))
+        if variant.prune:
+            model = pruning.prune(model, variant.prune)
+        return models.fused(model)
+
+    def stem(self) -> dict:
+        """Focus against the 6x6 convolution of v6.0: largest difference of their outputs, and timing rows."""
+        spec = StemSpec(16, self.study.imgsz, self.study.timing_rounds)
+
+        def work(_: Path) -> dict:
+            from yolop.models import compare_stems
+
+            return compare_stems(spec)
+
+        return self.store.get_or_run(spec, work).metrics
+
+    def sparse_tensors(self) -> list[dict]:
+        """What PyTorch's sparse tensors do for the convolutions of p: whether they run, and their time over dense."""
+        spec = SparseTensorSpec(MODELS["p"], self.study.imgsz, rounds=max(self.study.timing_rounds // 3, 5))
+
+        def work(_: Path) -> dict:
+            from yolop.sparse import torch_formats
+
+            return {"rows": torch_formats(spec)}
+
+        return self.store.get_or_run(spec, work).metrics["rows"]
+
+    def pictures(self) -> dict:
+        """A few test pictures (PNG, base64) with their true boxes and the detections of s, n, p and pruned p."""
+        labels = [m for m in ("s", "n", "p", "p-best") if m in (*self.study.models, "p-best")]
+        variants = [Variant(NAMES[m], MODELS[TRAININGS[m][0]], self.trained(m).run_id) for m in labels]
+        for ratio in (0.3, 0.6):
+            name = f"{NAMES['p-best']}, L1 unstructured {ratio}"
+            prune = PruneSpec("l1-unstructured", ratio, ratio, ratio)
+            variants.append(Variant(name, MODELS["p"], self.trained("p-best").run_id, prune))
+        spec = PicturesSpec(tuple(variants), self.data().metrics["digest"], self.study.imgsz)
+        return self.store.get_or_run(spec, lambda _: self._pictures(spec)).metrics
+
+    def _pictures(self, spec: PicturesSpec) -> dict:
+        import base64
+        import io
+
+        from PIL import Image
+
+        from yolop.evaluation import Validation, detect
+
+        validation = Validation(self.dataset(), spec.split, spec.imgsz)
+        chosen = [i for i, targets in enumerate(validation.targets) if len(targets) >= 2][: spec.images]
+        pictures = []
+        for i in chosen:
+            file = io.BytesIO()
+            Image.fromarray(validation.images[i].permute(1, 2, 0).numpy()).save(file, "PNG")
+            pictures.append({"png": base64.b64encode(file.getvalue()).decode(), "truth": validation.targets[i].tolist()})
+        found = {}
+        for v in spec.variants:
+            model = self._subject(v, len(validation.names))
+            found[v.label] = [d.tolist() for d in detect(model, validation.images[chosen])]
+        return {"names": list(validation.names), "pictures": pictures, "detections": found}
+
+
+def grid_label(model: ModelSpec) -> str:
+    """How a shape of the grid is named in tables."""
+    return f"depth {model.depth:g}, width {model.width:g}"
+
+
+def progress(items: Iterable, label: str, every_s: float = 10.0) -> Iterator:
+    """Yield the items; at most every ten seconds, print how many are done and how long the rest will take."""
+    items = list(items)
+    began = said = time.perf_counter()
+    for done, item in enumerate(items):
+        now = time.perf_counter()
+        if done and now - said > every_s:
+            said = now
+            left_s = (now - began) / done * (len(items) - done)
+            print(f"{label}: {done} of {len(items)}, about {left_s:.0f} s left", flush=True)
+        yield item

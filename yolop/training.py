@@ -1,0 +1,241 @@
+"""TrainSpec -> weights and learning curve: ultralytics' trainer, subclassed where the study differs from it.
+
+What differs, and why: our model and loss; data checked before (never a `labels.cache` pickle, never a download); every
+argument explicit; all threads used (its CPU selection leaves one core idle); bfloat16 autocast and channels-last, where
+the processor gains from them; images stay in memory; validation on memory-held images every few epochs; the best EMA
+weights are kept in float32 without pickle; a loss that is not finite stops the run instead of being papered over.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import SETTINGS
+
+from yolop import checkpoints, models
+from yolop.datasets import Dataset
+from yolop.evaluation import Validation, evaluate
+from yolop.head import fit_anchors
+from yolop.specs import TrainSpec
+from yolop.store import sha256
+
+RESAMPLES = 200  # of the test images, for intervals of mAP50 and of its differences
+INTEGRATIONS = ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
+SETTINGS.update(dict.fromkeys(INTEGRATIONS, False))  # nothing is reported to anyone, whatever is installed
+
+
+class TrainingError(RuntimeError):
+    """A training whose result belongs in no table; the message says what happened and what to change."""
+
+
+class CheckedImages(YOLODataset):
+    """A split of a checked data set for ultralytics' augmentation: labels are given, images are read once and kept."""
+
+    def __init__(self, dataset: Dataset, split: str, **kwargs):
+        self.split = dataset.splits[split]
+        super().__init__(img_path="", data={"names": dict(enumerate(dataset.names)), "channels": 3}, **kwargs)
+
+    def get_img_files(self, img_path) -> list[str]:
+        """Paths of the split's images, in the order of its labels."""
+        return [str(path) for path in self.split.images]
+
+    def get_labels(self) -> list[dict]:
+        """Labels in ultralytics' layout, from the checked split instead of a cache file."""
+        return [
+            {
+                "im_file": str(path),
+                "shape": (0, 0),  # only rectangular batches read it
+                "cls": labels[:, :1].copy(),
+                "bboxes": labels[:, 1:].copy(),
+                "segments": [],
+                "keypoints": None,
+                "normalized": True,
+                "bbox_format": "xywh",
+            }
+            for path, labels in zip(self.split.images, self.split.labels, strict=True)
+        ]
+
+    def load_image(self, i: int, rect_mode: bool = True, resize_short: bool = False):
+        """BGR image with its longer side at imgsz, its size before and after; read on first use, then from memory."""
+        if self.ims[i] is None:
+            image = cv2.imdecode(np.fromfile(self.im_files[i], np.uint8), cv2.IMREAD_COLOR)
+            height, width = image.shape[:2]
+            ratio = self.imgsz / max(height, width)
+            if ratio != 1:
+                size = (max(round(width * ratio), 1), max(round(height * ratio), 1))
+                image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
+            self.ims[i], self.im_hw0[i], self.im_hw[i] = image, (height, width), image.shape[:2]
+        return self.ims[i], self.im_hw0[i], self.im_hw[i]
+
+
+class Trainer(DetectionTrainer):
+    """One training run of a given model on a checked data set. `curve` and `best_state` are what it leaves."""
+
+    def __init__(self, spec: TrainSpec, model: nn.Module, dataset: Dataset, folder: Path, device: str, threads: int):
+        self.spec, self.dataset = spec, dataset
+        super().__init__(overrides=arguments(spec, folder, device))
+        torch.set_num_threads(threads)  # after ultralytics has set its own number
+        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model.gains, self.model.bfloat16 = gains(spec), spec.precision == "bfloat16"
+        self.validation = Validation(dataset, "val", spec.imgsz)
+        self.curve, self.best_state, self.began = [], None, time.perf_counter()
+
+    def get_dataset(self) -> dict:
+        """What ultralytics would read from a data.yaml."""
+        return {"train": "train", "val": "val", "nc": self.dataset.nc, "names": dict(enumerate(self.dataset.names)), "channels": 3}
+
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> CheckedImages:
+        """The split named by `img_path`, augmented in training."""
+        return CheckedImages(self.dataset, img_path, imgsz=self.args.imgsz, augment=mode == "train", hyp=self.args,
+                             batch_size=batch)
+
+    def preprocess_batch(self, batch: dict) -> dict:
+        """Images to 0..1, channels last."""
+        batch = super().preprocess_batch(batch)
+        batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def build_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        """ultralytics' parameter groups; Adam's step in one kernel on the CPU too, where it takes 1 ms instead of 10."""
+        optimizer = super().build_optimizer(*args, **kwargs)
+        if self.spec.optimizer in ("Adam", "AdamW"):
+            for group in optimizer.param_groups:
+                group.update(fused=True, foreach=False)
+        return optimizer
+
+    def _build_train_pipeline(self) -> None:
+        """The base class's: DetectionTrainer's sets a limit of detections on heads that have one, ours has none."""
+        BaseTrainer._build_train_pipeline(self)
+
+    def get_validator(self) -> SimpleNamespace:
+        """Nothing: `validate` does its own."""
+        return SimpleNamespace(metrics=SimpleNamespace(keys=[]))
+
+    def validate(self) -> tuple[dict, float | None]:
+        """One row of the curve; every `val_every` epochs with the mAP of the EMA weights on val."""
+        epoch, epochs = self.epoch + 1, self.epochs
+        row = {"epoch": epoch, "steps": epoch * len(self.train_loader), "lr": self.optimizer.param_groups[0]["lr"]}
+        row |= {name: float(value) for name, value in self.tloss.items()}
+        if not all(np.isfinite(list(row.values()))):
+            raise TrainingError(f"{self.spec.label}: the loss is not finite in epoch {epoch}: lower lr0 = {self.spec.lr0}")
+        fitness = None
+        if epoch % self.spec.val_every == 0 or epoch == epochs:
+            metrics = evaluate(models.fused(self.ema.ema), self.validation)
+            row |= {name: metrics[name] for name in ("mAP50", "mAP50_95")}
+            fitness = 0.1 * metrics["mAP50"] + 0.9 * metrics["mAP50_95"]  # YOLOv5's measure of the best epoch
+            if self.best_state is None or fitness >= self.best_fitness:  # later wins among equals
+                self.best_fitness, self.best_epoch = fitness, epoch
+                self.best_state = copy.deepcopy(self.ema.ema.state_dict())
+            self.report(row, epoch, epochs)
+        self.curve.append(row)
+        return {}, fitness
+
+    def report(self, row: dict, epoch: int, epochs: int) -> None:
+        """One line of progress that reads well in a saved notebook."""
+        seconds = time.perf_counter() - self.began
+        print(
+            f"{self.spec.label:<12} epoch {epoch:>3}/{epochs}  loss {row['box'] + row['obj'] + row['cls']:.4f}  "
+            f"val mAP50 {row['mAP50']:.3f}  mAP50-95 {row['mAP50_95']:.3f}  "
+            f"{seconds:4.0f} s, about {seconds / epoch * (epochs - epoch):.0f} s left",
+            flush=True,
+        )
+
+    def save_metrics(self, metrics: dict) -> None:
+        """The curve is kept in memory and goes into the record."""
+
+    def save_model(self) -> bool:
+        """No pickles: the best state is kept in memory and written as safetensors."""
+        return False
+
+    def final_eval(self) -> None:
+        """The record's own evaluation follows."""
+
+
+def arguments(spec: TrainSpec, folder: Path, device: str) -> dict:
+    """Every argument of ultralytics' trainer that could change a number, said explicitly (its defaults may move)."""
+    h, s, v = spec.hsv
+    return {
+        "task": "detect", "mode": "train", "model": "yolop", "data": "checked", "pretrained": False, "resume": False,
+        "epochs": spec.epochs, "time": None, "patience": 0, "batch": spec.batch, "nbs": spec.batch, "imgsz": spec.imgsz,
+        "device": device, "workers": 0, "seed": spec.seed, "deterministic": True, "compile": False, "cache": False,
+        "amp": False, "optimizer": spec.optimizer, "lr0": spec.lr0,
+        "lrf": spec.lrf, "momentum": spec.momentum, "weight_decay": spec.weight_decay, "cos_lr": spec.cos_lr,
+        "warmup_epochs": spec.warmup_epochs, "warmup_momentum": 0.8, "warmup_bias_lr": 0.0, "freeze": None,
+        "mosaic": spec.mosaic, "close_mosaic": 0, "mixup": 0.0, "cutmix": 0.0, "copy_paste": 0.0, "erasing": 0.0,
+        "auto_augment": None, "hsv_h": h, "hsv_s": s, "hsv_v": v, "degrees": 0.0, "translate": spec.translate,
+        "scale": spec.scale, "shear": 0.0, "perspective": 0.0, "flipud": 0.0, "fliplr": spec.fliplr, "bgr": 0.0,
+        "multi_scale": 0.0, "rect": False, "single_cls": False, "classes": None, "fraction": 1.0, "cls_pw": 0.0,
+        "dropout": 0.0, "max_det": 300, "val": True, "save": False, "save_period": -1, "plots": False,
+        "verbose": False, "project": str(folder.resolve()), "name": "ultralytics", "exist_ok": True,
+    }  # fmt: skip
+
+
+def gains(spec: TrainSpec) -> dict:
+    """Loss gains scaled to image size and number of classes, as the original's train.py does (3 detection layers)."""
+    return {"box": spec.box, "obj": spec.obj * (spec.imgsz / 640) ** 2, "cls": spec.cls * spec.nc / 80}
+
+
+def initial_model(spec: TrainSpec, dataset: Dataset, parent: nn.Module | None) -> nn.Module:
+    """The model a run starts from: random from its seed, or with a parent's weights carried over."""
+    torch.manual_seed(spec.seed)
+    boxes = np.concatenate(dataset.splits["train"].labels)[:, 3:] * spec.imgsz
+    model = models.build(spec.model, spec.nc, fit_anchors(boxes))
+    how = spec.init.split(":")[0]
+    if how == "matching":
+        checkpoints.transfer_matching(model, parent.state_dict())
+    elif how == "largest-l1":
+        checkpoints.transfer_largest_l1(model, parent)
+    return model
+
+
+def train(spec: TrainSpec, dataset: Dataset, folder: Path, parent: nn.Module | None = None, device: str = "cpu") -> dict:
+    """Train, keep the EMA weights of the best epoch on val in `folder`/weights.safetensors, score them on test.
+
+    Args:
+        spec: what to do; `parent` is the model that `spec.init` speaks of.
+        dataset: checked data with splits train, val, test.
+
+    Returns:
+        metrics: curve (one row per epoch), best_epoch, steps, parameters, anchors, threads, weights_sha256, and
+        `val` and `test` as of `evaluation.evaluate`.
+
+    Raises:
+        TrainingError: the loss is not finite, or ultralytics reduced the batch for lack of memory.
+    """
+    model = initial_model(spec, dataset, parent)
+    anchors = model.model[-1].anchors.tolist() if spec.model.head == "anchor" else None
+    before = torch.get_num_threads()
+    threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 16)
+    trainer = Trainer(spec, model, dataset, folder, device, threads)
+    try:
+        trainer.train()
+        if trainer.batch_size != spec.batch:
+            raise TrainingError(f"out of memory with batch = {spec.batch}: lower it, or imgsz = {spec.imgsz}")
+        best = models.build(spec.model, spec.nc).eval()
+        best.load_state_dict(trainer.best_state)
+        checkpoints.save_weights(best, folder / "weights.safetensors")
+        best = models.fused(best)
+        scores = {s: evaluate(best, Validation(dataset, s, spec.imgsz), RESAMPLES) for s in ("val", "test")}
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "curve": trainer.curve,
+        "best_epoch": trainer.best_epoch,
+        "steps": trainer.curve[-1]["steps"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "anchors": anchors,
+        "threads": threads,
+        "weights_sha256": sha256(folder / "weights.safetensors"),
+        **scores,
+    }
