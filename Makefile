@@ -19,7 +19,7 @@ lab: $(READY)
 	cd notebooks && ../$(BIN)/python -m jupyterlab
 
 clean:
-	rm -rf .venv yolop.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv yolop.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Installed again only when the lock or the package's own description changed.

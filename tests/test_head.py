@@ -14,7 +14,8 @@ from yolop.specs import MODELS
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REFERENCE, WEIGHTS = SHARED / "reference" / "yolov5n_v6_forward.npz", SHARED / "weights" / "yolov5n-v6.0.pt"
 needs_reference = pytest.mark.skipif(
-    not (REFERENCE.exists() and WEIGHTS.exists()), reason="the original's weights and outputs are not beside the project"
+    not (REFERENCE.exists() and WEIGHTS.exists()),
+    reason="the original's weights and outputs are not beside the project",
 )
 
 

@@ -51,7 +51,9 @@ def test_flops_agree_with_a_second_counter():
 def test_p_is_smaller_than_n_in_both_ways():
     n, p = MODELS["n"], MODELS["p"]
     assert p.depth < n.depth and p.width < n.width
-    assert sum(models.closed_form_parameters(p.depth, p.width, 5)) < sum(models.closed_form_parameters(n.depth, n.width, 5))
+    assert sum(models.closed_form_parameters(p.depth, p.width, 5)) < sum(
+        models.closed_form_parameters(n.depth, n.width, 5)
+    )
     assert models.scaled_depth(9, p.depth) < models.scaled_depth(9, n.depth)
     assert models.scaled_width(1024, p.width) < models.scaled_width(1024, n.width)
 

@@ -349,4 +349,3 @@ def test_doctor_names_what_is_short(monkeypatch, project):
     (project / "reports").touch()  # a file where a folder is needed
     assert next(doctor.folders()) == ("FAIL", next(doctor.folders())[1]) and "reports" in next(doctor.folders())[1]
     assert [level for level, _ in doctor.flops()] == ["ok"]
-

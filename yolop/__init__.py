@@ -14,26 +14,33 @@ One idea runs through the package: spec -> record -> table -> figure -> sentence
     evaluation  mAP on a validation set that stays in memory
     latency     paired timing with intervals and an equivalence test
     pruning     L1, random and global masks by module type; achieved sparsity
-    reporting   tables and claims from records; Markdown, CSV, HTML
+    sparse      zeros into speed: what PyTorch's sparse tensors do for the layers of a network
+    reporting   tables and sentences from records; what a notebook shows
+    claims      verdicts on the paper's sentences
     plots       figures from tables
+    page        index.html
+    runner      the notebooks in order, status, verify, publish; doctor checks the machine
     __main__    python -m yolop run | status | verify | publish | doctor
 
 "p" is a YOLOv5 smaller than n, after the paper studied here. It is not the driving-perception network called YOLOP.
 """
 
+import atexit
 import os
+import shutil
 import tempfile
 
 __version__ = "0.1.0"
 
 # ultralytics reads these when it is first imported: no pip at run time, no telemetry, no foreign pickles, its settings
-# in a folder of our own (the user's own file stays untouched), and no progress bars in notebooks.
+# in a folder of this process (the user's own file stays untouched), and no progress bars in notebooks.
 os.environ.update(
     YOLO_AUTOINSTALL="false",
     YOLO_OFFLINE="true",
     ULTRALYTICS_SAFE_LOAD="true",
     YOLO_VERBOSE="false",
-    YOLO_CONFIG_DIR=os.path.join(tempfile.gettempdir(), f"yolop-{os.getuid() if hasattr(os, 'getuid') else 0}-{os.getpid()}"),
+    YOLO_CONFIG_DIR=tempfile.mkdtemp(prefix="yolop-"),
 )
+atexit.register(shutil.rmtree, os.environ["YOLO_CONFIG_DIR"], ignore_errors=True)
 for _name in ("ULTRALYTICS_API_KEY", "WANDB_API_KEY", "COMET_API_KEY", "CLEARML_API_ACCESS_KEY"):
     os.environ.pop(_name, None)

@@ -30,7 +30,11 @@ DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-INERT = ("models.", "utils.", "torch.nn.modules.")  # classes of the original code: kept as empty shells with their state
+INERT = (
+    "models.",
+    "utils.",
+    "torch.nn.modules.",
+)  # classes of the original code: kept as empty shells with their state
 
 
 class CheckpointError(ValueError):

@@ -11,6 +11,8 @@ import os
 import re
 import reprlib
 import shutil
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -89,8 +91,7 @@ PHOTOGRAPHS = {
     ),
 }
 
-PAPER = 80  # of 255: grey of a sample up to which nothing is drawn; three times as steep above, like a pen's edge
-INK_FLOOR = 32  # of 255: fainter ink is not drawn, so that a box is exactly what the digit can be seen to cover
+PAPER = 80  # of 255: grey of a sample up to which nothing is drawn; ink thickens fast above, like a pen's edge
 STAND_OUT = 80  # of 255: least difference in brightness between ink and what it is drawn on, before the blend
 OVERLAP = 0.05  # two digits share at most this part of the smaller box
 TRIES = 50  # places that a digit may try; one that finds no room is left out
@@ -160,13 +161,21 @@ def render(spec: DigitsSpec, split: str, index: int) -> tuple[np.ndarray, np.nda
 
 def _check_spec(spec: DigitsSpec) -> None:
     low, high = spec.size_px
-    require(spec.classes and set(spec.classes) <= set(range(10)) and len(set(spec.classes)) == len(spec.classes),
-            "classes", spec.classes, "different digits from 0 to 9")
+    require(
+        spec.classes and set(spec.classes) <= set(range(10)) and len(set(spec.classes)) == len(spec.classes),
+        "classes",
+        spec.classes,
+        "different digits from 0 to 9",
+    )
     for name in SPLITS:
         require(getattr(spec, name) >= 1, name, getattr(spec, name), "at least 1 image")
     require(32 <= spec.imgsz <= 1280, "imgsz", spec.imgsz, "32 to 1280 px")
-    require(8 <= low <= high <= spec.imgsz * 2 // 3, "size_px", spec.size_px,
-            f"(low, high) from 8 to two thirds of imgsz, {spec.imgsz * 2 // 3} px")
+    require(
+        8 <= low <= high <= spec.imgsz * 2 // 3,
+        "size_px",
+        spec.size_px,
+        f"(low, high) from 8 to two thirds of imgsz, {spec.imgsz * 2 // 3} px",
+    )
     require(0 < spec.contrast[0] <= spec.contrast[1] <= 1, "contrast", spec.contrast, "(low, high) within (0, 1]")
     require(0 <= spec.turn_deg <= 180, "turn_deg", spec.turn_deg, "0 to 180")
     require(0 <= spec.per_image[0] <= spec.per_image[1] <= 20, "per_image", spec.per_image, "(low, high) from 0 to 20")
@@ -207,7 +216,7 @@ def _background(rng: np.random.Generator, names: tuple[str, ...], imgsz: int) ->
     crop = photograph.resize((imgsz, imgsz), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
     gains = rng.integers(88, 160, size=3, dtype=np.uint16)  # of 128; untinted, colour gives digits away on grey
     tinted = (np.array(crop, np.uint16) * gains >> 7).clip(0, 255).astype(np.uint8)
-    return tinted[:, ::rng.choice([-1, 1])]
+    return tinted[:, :: rng.choice([-1, 1])]
 
 
 def _digit(rng: np.random.Generator, samples: np.ndarray, spec: DigitsSpec) -> np.ndarray:
@@ -219,9 +228,8 @@ def _digit(rng: np.random.Generator, samples: np.ndarray, spec: DigitsSpec) -> n
     upright = Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC)
     turned = np.asarray(_turn(upright, rng.uniform(-spec.turn_deg, spec.turn_deg)))
     drawn = (3 * (turned.astype(int) - PAPER)).clip(0, 255).astype(np.uint8)
-    drawn[drawn < INK_FLOOR] = 0
     rows, columns = (np.flatnonzero(drawn.any(axis=axis)) for axis in (1, 0))
-    return drawn[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    return drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _turn(image: Image.Image, degrees: float) -> Image.Image:
@@ -296,12 +304,30 @@ def _write(spec: DigitsSpec, folder: Path) -> None:
         labels.mkdir(parents=True)
         for index in range(getattr(spec, split)):
             pixels, boxes = render(spec, split, index)
-            # Uncompressed, because what zlib makes of the same pixels differs between builds and processors.
-            Image.fromarray(pixels).save(images / f"{index:05d}.png", compress_level=0)
+            (images / f"{index:05d}.png").write_bytes(_png(pixels))
             (labels / f"{index:05d}.txt").write_bytes(_yolo_lines(boxes, spec.imgsz).encode())
     config = {split: f"images/{split}" for split in SPLITS} | {"names": [NAMES[digit] for digit in spec.classes]}
     text = f"# {run_id(spec)}: handwritten digits on photographs, made by yolop\n"
     (folder / "data.yaml").write_text(text + yaml.safe_dump(config, sort_keys=False))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """(h, w, 3) uint8 as a PNG file, not compressed: what zlib makes of the same pixels differs between its builds."""
+    height, width, _ = pixels.shape
+    rows = np.pad(pixels.reshape(height, -1), ((0, 0), (1, 0))).tobytes()  # each row begins with its filter, 0: none
+    blocks = [rows[start : start + 65535] for start in range(0, len(rows), 65535)]
+    sizes = [struct.pack("<?HH", block is blocks[-1], len(block), len(block) ^ 65535) for block in blocks]
+    stored = b"".join(size + block for size, block in zip(sizes, blocks, strict=True))
+    chunks = {
+        b"IHDR": struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0),  # 8 bits a channel, RGB
+        b"IDAT": b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(rows)),
+        b"IEND": b"",
+    }
+    framed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
 def _yolo_lines(boxes: np.ndarray, imgsz: int) -> str:
@@ -347,10 +373,14 @@ def read(data_yaml: Path) -> Dataset:
     with ThreadPoolExecutor() as pool:
         samples = dict(zip(files, pool.map(partial(_sample, root=root, nc=len(names)), files), strict=True))
     _refuse(data_yaml, [problem for sample in samples.values() for problem in sample.problems])
-    _refuse(data_yaml, [
-        f"{split}: no box in any of its {len(images)} images; the first one's belong in {_label_path(images[0])}"
-        for split, images in paths.items() if not any(len(samples[image].boxes) for image in images)
-    ])
+    _refuse(
+        data_yaml,
+        [
+            f"{split}: no box in any of its {len(images)} images; the first one's belong in {_label_path(images[0])}"
+            for split, images in paths.items()
+            if not any(len(samples[image].boxes) for image in images)
+        ],
+    )
 
     warnings = _warnings(paths, samples, root)
     paths.setdefault("test", paths["val"])
@@ -364,7 +394,7 @@ def summary(dataset: Dataset) -> dict:
     """What is in a data set, ready for JSON: counts per split, and quantiles of image and box sizes in px."""
     splits = {}
     for name, split in dataset.splits.items():
-        sizes = np.array([_size(image) for image in split.images])
+        sizes = np.array([image_size(image) for image in split.images])
         boxes = np.vstack(split.labels)
         boxes_px = np.vstack([label[:, 3:] * size for label, size in zip(split.labels, sizes, strict=True)])
         counts = np.bincount(boxes[:, 0].astype(int), minlength=dataset.nc)
@@ -387,6 +417,14 @@ def summary(dataset: Dataset) -> dict:
     }
 
 
+def read_image(path: Path) -> np.ndarray:
+    """An image as (height, width, 3) uint8 RGB at its own size; DatasetError if the file is not a whole image."""
+    try:
+        return np.asarray(_decode(path))
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from None
+
+
 def load_image(path: Path, imgsz: int) -> tuple[np.ndarray, tuple[float, int, int]]:
     """An image letterboxed to (imgsz, imgsz, 3) uint8 RGB, and (ratio, pad_x, pad_y): x_out = x_in * ratio + pad_x.
 
@@ -396,15 +434,12 @@ def load_image(path: Path, imgsz: int) -> tuple[np.ndarray, tuple[float, int, in
     Raises:
         DatasetError: the file is not a whole image.
     """
-    try:
-        image = _decode(path)
-    except DatasetError as error:
-        raise DatasetError(f"{path}: {error}") from None
+    image = Image.fromarray(read_image(path))
     ratio = imgsz / max(image.size)
     width, height = (max(1, round(side * ratio)) for side in image.size)
     left, top = (imgsz - width) // 2, (imgsz - height) // 2
     letterboxed = np.full((imgsz, imgsz, 3), 114, np.uint8)
-    letterboxed[top:top + height, left:left + width] = image.resize((width, height), Image.Resampling.BILINEAR)
+    letterboxed[top : top + height, left : left + width] = image.resize((width, height), Image.Resampling.BILINEAR)
     return letterboxed, (ratio, left, top)
 
 
@@ -627,7 +662,7 @@ def _dataset_name(data_yaml: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-") or "dataset"
 
 
-def _size(image: Path) -> tuple[int, int]:
+def image_size(image: Path) -> tuple[int, int]:
     """(width, height) in px as `load_image` sees it, from the header alone."""
     with Image.open(image, formats=FORMATS) as header:
         turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5

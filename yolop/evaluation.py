@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torchvision  # noqa: F401  once imported, ultralytics uses its compiled NMS; else one in Python, 20 times slower
 from torch import nn
 from ultralytics.utils.metrics import ap_per_class, box_iou
 from ultralytics.utils.nms import non_max_suppression
 
-from yolop.datasets import Dataset, load_image
+from yolop.datasets import Dataset, image_size, load_image
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MAX_NMS = 3000  # best-scored candidates per image that enter NMS (original: 30,000); tests compare the two
@@ -32,7 +33,7 @@ class Validation:
         self.names, images, self.targets, borders = dataset.names, [], [], []
         for path, labels in zip(dataset.splits[split].images, dataset.splits[split].labels, strict=True):
             image, (ratio, pad_x, pad_y) = load_image(path, imgsz)
-            width, height = imgsz - 2 * pad_x, imgsz - 2 * pad_y  # of the photograph inside
+            width, height = (side * ratio for side in image_size(path))  # of the photograph inside
             centre, half = labels[:, 1:3] * (width, height) + (pad_x, pad_y), labels[:, 3:5] * (width / 2, height / 2)
             images.append(torch.from_numpy(image).permute(2, 0, 1))
             self.targets.append(np.concatenate((labels[:, :1], centre - half, centre + half), 1))

@@ -102,7 +102,9 @@ class Loss:
                 parts["box"] = parts["box"] + (1 - iou).mean()
                 objectness[image, anchor, gy, gx] = iou.detach().clamp(0)
                 if self.detect.nc > 1:
-                    parts["cls"] = parts["cls"] + self.bce(pred[:, 5:], nn.functional.one_hot(cls, self.detect.nc).float())
+                    parts["cls"] = parts["cls"] + self.bce(
+                        pred[:, 5:], nn.functional.one_hot(cls, self.detect.nc).float()
+                    )
             parts["obj"] = parts["obj"] + self.bce(x[..., 4], objectness) * BALANCE[i]
         parts = {name: part * self.gains[name] for name, part in parts.items()}
         return sum(parts.values()) * len(raw[0]), {name: part.detach() for name, part in parts.items()}

@@ -173,23 +173,25 @@ def closed_form_parameters(depth: float, width: float, nc: int) -> list[int]:
     halves, runs `n` bottlenecks (1x1 then 3x3) in one and joins them. Detect has 1x1 convolutions with bias.
     """
 
-    def conv(c1, c2, k):
+    def conv(c1: int, c2: int, k: int) -> int:
         return c1 * c2 * k * k + 2 * c2
 
     channels, counts = [], []
     for index, (source, repeats, module, args) in enumerate(BACKBONE + NECK):
-        inputs = [channels[index + i if i < 0 else i] for i in ([source] if isinstance(source, int) else source) if index]
-        c1 = sum(inputs) if index else 3
+        sources = source if isinstance(source, tuple) else (source,)
+        c1 = sum(channels[index + i if i < 0 else i] for i in sources) if index else 3
         c2 = scaled_width(args[0], width) if module in ("Conv", "C3", "SPPF") else c1
-        half, n = c2 // 2, scaled_depth(repeats, depth)
-        counts.append(
-            {
-                "Conv": lambda: conv(c1, c2, args[1]),
-                "C3": lambda: 2 * conv(c1, half, 1) + conv(2 * half, c2, 1) + n * (conv(half, half, 1) + conv(half, half, 3)),
-                "SPPF": lambda: conv(c1, c1 // 2, 1) + conv(c1 // 2 * 4, c2, 1),
-            }.get(module, lambda: 0)()
-        )
+        half = c2 // 2
+        count = 0
+        if module == "Conv":
+            count = conv(c1, c2, args[1])
+        elif module == "C3":
+            count = 2 * conv(c1, half, 1) + conv(2 * half, c2, 1)
+            count += scaled_depth(repeats, depth) * (conv(half, half, 1) + conv(half, half, 3))
+        elif module == "SPPF":
+            count = conv(c1, c1 // 2, 1) + conv(c1 // 2 * 4, c2, 1)
         channels.append(c2)
+        counts.append(count)
     return [*counts, sum((channels[i] + 1) * 3 * (nc + 5) for i in OUTPUTS)]
 
 

@@ -79,158 +79,204 @@ class Claim:
 CLAIMS = (
     # Structure
     Claim(
-        "layers-as-in-figure-1", "II.1, Figure 1",
+        "layers-as-in-figure-1",
+        "II.1, Figure 1",
         "The backbone is layers 0-9, the head layers 10-23, made of Conv, C3, SPPF, Upsample and Concat.",
-        "kinds of the layers of n, in order", "SPPF ends the backbone as layer 9; Detect follows layer 23",
+        "kinds of the layers of n, in order",
+        "SPPF ends the backbone as layer 9; Detect follows layer 23",
     ),
     Claim(
-        "conv-faster-than-focus", "II.1",
+        "conv-faster-than-focus",
+        "II.1",
         "Since v6.0 a Conv replaces Focus, because it is faster on GPUs.",
         "ratio of the latencies of a 6x6 stride-2 Conv and the Focus that computes the same map, on a GPU",
         "ratio below 1; on a CPU the claim is not tested",
     ),
     Claim(
-        "n-faster-than-s", "II.1, Figure 2",
+        "n-faster-than-s",
+        "II.1, Figure 2",
         "n is the fastest of the sizes, so faster than s.",
-        "paired ratio of inference times, n to s", "ratio below 1",
+        "paired ratio of inference times, n to s",
+        "ratio below 1",
     ),
     Claim(
-        "n-less-accurate-than-s", "II.1, Figure 2",
+        "n-less-accurate-than-s",
+        "II.1, Figure 2",
         "n is the least accurate of the sizes, so less accurate than s.",
-        "difference of mAP50 on the same images, n minus s", "difference below 0",
+        "difference of mAP50 on the same images, n minus s",
+        "difference below 0",
     ),
     # The smaller model
     Claim(
-        "p-smaller-than-n", "Abstract, II.2",
+        "p-smaller-than-n",
+        "Abstract, II.2",
         "p has fewer layers and fewer convolution filters than n.",
-        "numbers of convolutions and of their output channels, counted in both models", "both below those of n",
+        "numbers of convolutions and of their output channels, counted in both models",
+        "both below those of n",
     ),
     Claim(
-        "p-faster-than-n", "Abstract, II.2, III, Figure 2",
+        "p-faster-than-n",
+        "Abstract, II.2, III, Figure 2",
         "p is faster than n.",
-        "paired ratio of inference times, p to n", "ratio below 1",
+        "paired ratio of inference times, p to n",
+        "ratio below 1",
     ),
     Claim(
-        "p-13-percent-faster", "Abstract, II.2, III, Figure 2",
+        "p-13-percent-faster",
+        "Abstract, II.2, III, Figure 2",
         "The inference time of p is about 13 % below that of n.",
-        "1 minus the paired ratio of inference times, p to n, in %", "about 13 %: 9.75 to 16.25 %",
+        "1 minus the paired ratio of inference times, p to n, in %",
+        "about 13 %: 9.75 to 16.25 %",
     ),
     Claim(
-        "p-less-accurate-than-n", "Abstract, II.2, Figure 2",
+        "p-less-accurate-than-n",
+        "Abstract, II.2, Figure 2",
         "p is less accurate than n.",
-        "difference of mAP50 on the same images, p minus n", "difference below 0",
+        "difference of mAP50 on the same images, p minus n",
+        "difference below 0",
     ),
     Claim(
-        "p-loss-in-points", "Abstract, II.2",
+        "p-loss-in-points",
+        "Abstract, II.2",
         "p loses about 3.4 of mAP against n, read as percentage points.",
-        "mAP50 of n minus mAP50 of p, in points", "about 3.4 points: 2.55 to 4.25",
+        "mAP50 of n minus mAP50 of p, in points",
+        "about 3.4 points: 2.55 to 4.25",
     ),
     Claim(
-        "p-loss-in-percent", "Abstract, II.2",
+        "p-loss-in-percent",
+        "Abstract, II.2",
         "p loses about 3.4 of mAP against n, read as per cent of n's mAP.",
-        "1 minus mAP50 of p over mAP50 of n, in %", "about 3.4 %: 2.55 to 4.25 %",
+        "1 minus mAP50 of p over mAP50 of n, in %",
+        "about 3.4 %: 2.55 to 4.25 %",
     ),
     # Custom pretrained weights
     Claim(
-        "pretraining-raises-map", "Abstract, II.2, Figure 2",
+        "pretraining-raises-map",
+        "Abstract, II.2, Figure 2",
         "Custom pretrained weights make p more accurate.",
-        "difference of mAP50 on the same images, p (best) minus p", "difference above 0",
+        "difference of mAP50 on the same images, p (best) minus p",
+        "difference above 0",
     ),
     Claim(
-        "pretraining-gain-in-points", "Abstract",
+        "pretraining-gain-in-points",
+        "Abstract",
         "Custom pretrained weights raise the mAP of p by about 6, read as percentage points.",
-        "mAP50 of p (best) minus mAP50 of p, in points", "about 6 points: 4.5 to 7.5",
+        "mAP50 of p (best) minus mAP50 of p, in points",
+        "about 6 points: 4.5 to 7.5",
     ),
     Claim(
-        "pretraining-gain-in-percent", "Abstract",
+        "pretraining-gain-in-percent",
+        "Abstract",
         "Custom pretrained weights raise the mAP of p by about 6, read as per cent of p's mAP.",
-        "mAP50 of p (best) over mAP50 of p, minus 1, in %", "about 6 %: 4.5 to 7.5 %",
+        "mAP50 of p (best) over mAP50 of p, minus 1, in %",
+        "about 6 %: 4.5 to 7.5 %",
     ),
     Claim(
-        "pretraining-keeps-latency", "II.2, Figure 2",
+        "pretraining-keeps-latency",
+        "II.2, Figure 2",
         "Custom pretrained weights do not change the inference time.",
-        "paired ratio of inference times, p (best) to p", "equivalent: ratio within 0.98 to 1.02, two one-sided tests",
+        "paired ratio of inference times, p (best) to p",
+        "equivalent: ratio within 0.98 to 1.02, two one-sided tests",
     ),
     Claim(
-        "p-best-beats-n", "III, Figure 2",
+        "p-best-beats-n",
+        "III, Figure 2",
         "With custom pretrained weights p is more accurate than n.",
-        "difference of mAP50 on the same images, p (best) minus n", "difference above 0",
+        "difference of mAP50 on the same images, p (best) minus n",
+        "difference above 0",
     ),
     # Who holds the parameters
     Claim(
-        "conv-holds-most-parameters", "II.3",
+        "conv-holds-most-parameters",
+        "II.3",
         "Conv modules hold by far most of the parameters.",
         "share of p's parameters in top-level Conv layers, beside C3 and SPPF; and in every Conv wherever it sits",
         "more than half of the parameters; the two readings may differ",
     ),
     Claim(
-        "upsample-concat-hold-none", "II.3",
+        "upsample-concat-hold-none",
+        "II.3",
         "Upsample and Concat hold no parameters.",
-        "number of parameters in the Upsample and Concat layers of p", "exactly 0",
+        "number of parameters in the Upsample and Concat layers of p",
+        "exactly 0",
     ),
     Claim(
-        "focus-detect-hold-few", "II.3",
+        "focus-detect-hold-few",
+        "II.3",
         "Focus and Detect hold few of the parameters.",
         "share of p's parameters in layer 0 (the Conv that replaced Focus; equally many) and in Detect, each",
         "each below 5 %",
     ),
     Claim(
-        "pruning-detect-costs-accuracy", "II.3",
+        "pruning-detect-costs-accuracy",
+        "II.3",
         "Pruning Detect lowers accuracy markedly.",
         "loss of mAP50 when only Detect is cut, against the same ratio in any one other layer",
         "loss above that of the median layer",
     ),
     Claim(
-        "pruning-focus-costs-accuracy", "II.3",
+        "pruning-focus-costs-accuracy",
+        "II.3",
         "Pruning Focus, layer 0 since v6.0 a Conv, lowers accuracy markedly.",
         "loss of mAP50 when only layer 0 is cut, against the same ratio in any one other layer",
         "loss above that of the median layer",
     ),
     # Pruning
     Claim(
-        "by-type-beats-uniform", "II.3, Figure 3",
+        "by-type-beats-uniform",
+        "II.3, Figure 3",
         "A ratio for each type of module (0.3, 0.1, 0.1) is more accurate than 0.3 everywhere.",
         "difference of mAP50 on the same images, (0.3, 0.1, 0.1) minus (0.3, 0.3, 0.3), beside their sparsities",
         "difference above 0",
     ),
     Claim(
-        "by-type-gains-3-points", "II.3, Figure 3",
+        "by-type-gains-3-points",
+        "II.3, Figure 3",
         "Ratios by type of module give about 3 percentage points more than the same ratio everywhere.",
-        "mAP50 of (0.3, 0.1, 0.1) minus mAP50 of (0.3, 0.3, 0.3), in points", "about 3 points: 2.25 to 3.75",
+        "mAP50 of (0.3, 0.1, 0.1) minus mAP50 of (0.3, 0.3, 0.3), in points",
+        "about 3 points: 2.25 to 3.75",
     ),
     Claim(
-        "unstructured-lightest-is-best", "II.3, Figure 4",
+        "unstructured-lightest-is-best",
+        "II.3, Figure 4",
         "Of the unstructured prunings the lightest, at a sparsity of about 0.0994, is the most accurate.",
-        "mAP50 of the three rows of Figure 4", "the row (0.1, 0.1, 0.1) has the highest mAP50",
+        "mAP50 of the three rows of Figure 4",
+        "the row (0.1, 0.1, 0.1) has the highest mAP50",
     ),
     Claim(
-        "structured-only-tiny-ratios", "II.3, Figure 5",
+        "structured-only-tiny-ratios",
+        "II.3, Figure 5",
         "Structured pruning is unsuitable: accuracy is acceptable only at very small ratios.",
         "largest ratio that keeps 95 % of the unpruned mAP50, structured beside unstructured",
         "at most 0.03, and below that of unstructured pruning",
     ),
     Claim(
-        "pruning-gives-no-speed", "III, Figure 3",
+        "pruning-gives-no-speed",
+        "III, Figure 3",
         "Pruning does not make inference faster.",
         "paired ratio of inference times, pruned to unpruned p",
         "equivalent: ratio within 0.98 to 1.02, two one-sided tests",
     ),
     Claim(
-        "no-sparse-tensors", "III",
+        "no-sparse-tensors",
+        "III",
         "PyTorch supports sparse tensors too little to turn the zeros into sparse tensors.",
         "layers of the pruned p whose weights convert to a sparse tensor, and those that then run, in this PyTorch",
         "no convolution runs with sparse weights",
     ),
     Claim(
-        "sparse-tensors-bring-speed", "III",
+        "sparse-tensors-bring-speed",
+        "III",
         "Were sparse tensors supported, pruning would make inference faster.",
         "paired ratio of times, sparse to dense, of p's layers as matrix products, at the paper's sparsities",
         "ratio below 1 at a sparsity that the paper reached",
     ),
     Claim(
-        "global-beats-by-type", "III",
+        "global-beats-by-type",
+        "III",
         "L1 global unstructured pruning does better: higher sparsity at acceptable accuracy.",
-        "difference of mAP50 on the same images, global minus by type, at equal sparsity", "difference above 0",
+        "difference of mAP50 on the same images, global minus by type, at equal sparsity",
+        "difference above 0",
     ),
 )
 
@@ -296,17 +342,37 @@ def _sentences() -> list[dict]:
     saved_ms = p["latency_ms"] - best["latency_ms"]
     return [
         _row("text: p takes about 13 % less time than n", "13 %", f"{less_time:.1f} %", _rounds_to(less_time, 13)),
-        _row('text, II.2: the speed of p "fell" by about 13 %', "-13 %", f"{more_fps:+.1f} % FPS", more_fps < 0,
-             f"the time fell, by {less_time:.1f} %; so the speed rose"),
+        _row(
+            'text, II.2: the speed of p "fell" by about 13 %',
+            "-13 %",
+            f"{more_fps:+.1f} % FPS",
+            more_fps < 0,
+            f"the time fell, by {less_time:.1f} %; so the speed rose",
+        ),
         *_both_readings("p loses about 3.4 % of mAP against n, Figure 2", 3.4, 0.1, n, p),
         *_both_readings("custom pretraining gives p about 6 % of mAP, Figure 2", 6, 1, p, best),
         *_both_readings("custom pretraining gives p about 6 % of mAP, p (best.pt) from Figure 3", 6, 1, p, dense),
-        _row("text: custom pretraining does not change the time", "0 ms", f"{-saved_ms:+.1f} ms", saved_ms == 0,
-             "the same network twice: so much is noise of the timing"),
-        _row("text: p (best.pt) is more accurate than n", "more", f"{best['mAP50'] - n['mAP50']:+.3f}",
-             min(best["mAP50"], dense["mAP50"]) > n["mAP50"], f"{dense['mAP50'] - n['mAP50']:+.3f} by Figure 3"),
-        _row("text: ratios by type of module give about 3 %p more", "3 points", f"{gain:.1f} points",
-             _rounds_to(gain, 3), f"{uniform['mAP50']} to {by_type['mAP50']} in Figure 3"),
+        _row(
+            "text: custom pretraining does not change the time",
+            "0 ms",
+            f"{-saved_ms:+.1f} ms",
+            saved_ms == 0,
+            "the same network twice: so much is noise of the timing",
+        ),
+        _row(
+            "text: p (best.pt) is more accurate than n",
+            "more",
+            f"{best['mAP50'] - n['mAP50']:+.3f}",
+            min(best["mAP50"], dense["mAP50"]) > n["mAP50"],
+            f"{dense['mAP50'] - n['mAP50']:+.3f} by Figure 3",
+        ),
+        _row(
+            "text: ratios by type of module give about 3 %p more",
+            "3 points",
+            f"{gain:.1f} points",
+            _rounds_to(gain, 3),
+            f"{uniform['mAP50']} to {by_type['mAP50']} in Figure 3",
+        ),
     ]
 
 
@@ -315,10 +381,20 @@ def _both_readings(what: str, printed: float, unit: float, before: dict, after: 
     a, b = before["mAP50"], after["mAP50"]
     points, percent = 100 * abs(b - a), abs(_change_pct(a, b))
     return [
-        _row(f"text: {what}; read as points", f"{printed} %", f"{points:.1f} points",
-             _rounds_to(points, printed, unit), f"{a} to {b}"),
-        _row(f"text: {what}; read as per cent", f"{printed} %", f"{percent:.2f} %",
-             _rounds_to(percent, printed, unit), f"{a} to {b}"),
+        _row(
+            f"text: {what}; read as points",
+            f"{printed} %",
+            f"{points:.1f} points",
+            _rounds_to(points, printed, unit),
+            f"{a} to {b}",
+        ),
+        _row(
+            f"text: {what}; read as per cent",
+            f"{printed} %",
+            f"{percent:.2f} %",
+            _rounds_to(percent, printed, unit),
+            f"{a} to {b}",
+        ),
     ]
 
 
@@ -372,15 +448,33 @@ def _sparsities() -> list[dict]:
     reach = (lightest["sparsity"] + 0.00005) / lightest["conv"]  # its one ratio shows what share pruning can reach
     for row in harsher:
         sppf = (row["conv"] * reach - row["sparsity"] + 0.0005) / (row["conv"] - row["sppf"])
-        rows.append(_row(f"Figure 4: SPPF pruned at {row['sppf']} beside {row['conv']}", f"{row['sparsity']}",
-                         f"if SPPF holds at most {100 * sppf:.1f} % of the parameters", sppf >= SPPF_SHARE_OF_N,
-                         f"it holds {100 * SPPF_SHARE_OF_N:.1f} % of YOLOv5n: it must have been cut like Conv"))
+        rows.append(
+            _row(
+                f"Figure 4: SPPF pruned at {row['sppf']} beside {row['conv']}",
+                f"{row['sparsity']}",
+                f"if SPPF holds at most {100 * sppf:.1f} % of the parameters",
+                sppf >= SPPF_SHARE_OF_N,
+                f"it holds {100 * SPPF_SHARE_OF_N:.1f} % of YOLOv5n: it must have been cut like Conv",
+            )
+        )
     highest, fig5 = 0.0994, [row["sparsity"] for row in figure(5)]
-    rows.append(_row(f"text: unstructured pruning is most accurate at a sparsity of {highest}", f"{highest}",
-                     f"{lightest['sparsity']}", highest == lightest["sparsity"],
-                     f"Figure {5 if highest in fig5 else 4} prints {highest}, and is structured"))
+    rows.append(
+        _row(
+            f"text: unstructured pruning is most accurate at a sparsity of {highest}",
+            f"{highest}",
+            f"{lightest['sparsity']}",
+            highest == lightest["sparsity"],
+            f"Figure {5 if highest in fig5 else 4} prints {highest}, and is structured",
+        )
+    )
     for preferred in fig5[:2]:
-        rows.append(_row(f"text: {preferred} is preferable, because {highest} removes few parameters", f"{preferred}",
-                         f"{preferred / highest:.2f} of what {highest} removes", preferred > highest,
-                         f"a sparsity of Figure 5, so structured; sensible if {highest} means {highest / 10:.5f}"))
+        rows.append(
+            _row(
+                f"text: {preferred} is preferable, because {highest} removes few parameters",
+                f"{preferred}",
+                f"{preferred / highest:.2f} of what {highest} removes",
+                preferred > highest,
+                f"a sparsity of Figure 5, so structured; sensible if {highest} means {highest / 10:.5f}",
+            )
+        )
     return rows

@@ -78,6 +78,7 @@ def prepare(name: str, settings: list[str], only: str = "") -> tuple[Study, dict
     Raises:
         SpecError: unknown study, field, value or notebook, or a data set that cannot be used.
     """
+    named_study(name)
     chosen = notebooks(only)
     for setting in settings:
         require("=" in setting, "--set", setting, "field=value, e.g. epochs=10 or seeds=0,1")
@@ -128,7 +129,7 @@ def run(name: str, settings: list[str], only: str = "", records: str = "fresh") 
     if all((report / "notebooks" / path.name).exists() for path in notebooks()):
         from yolop import reporting
 
-        reporting.write_index(study, report)
+        reporting.write_index(study, report, records)
         print(f"report: {report.relative_to(store.ROOT) / 'index.html'}")
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9  # of the largest kernel

@@ -74,8 +74,8 @@ def _time_layer(spec: SparseTensorSpec, shape: dict, sparsity: float, generator:
     calls = {"dense": lambda: F.conv2d(image, weight, stride=s, padding=padding)}
     for name in TIMED:
         matrix = LAYOUTS[name](weight.reshape(c2, -1))
-        calls[name] = lambda m=matrix: m @ (
-            image.view(c1, -1) if k == 1 and s == 1 else F.unfold(image, k, padding=padding, stride=s)[0]
+        calls[name] = lambda m=matrix: (
+            m @ (image.view(c1, -1) if k == 1 and s == 1 else F.unfold(image, k, padding=padding, stride=s)[0])
         )
     dense = calls["dense"]()
     rows = []
@@ -83,5 +83,7 @@ def _time_layer(spec: SparseTensorSpec, shape: dict, sparsity: float, generator:
         name = row.pop("label")
         error = (calls[name]().view_as(dense) - dense).abs().max().item()
         path = "matrix product" if k == 1 and s == 1 else "unfold, then matrix product"
-        rows.append({"path": path, "layout": name, "runs": True, "sparsity": sparsity, "max_difference": error} | shape | row)
+        rows.append(
+            {"path": path, "layout": name, "runs": True, "sparsity": sparsity, "max_difference": error} | shape | row
+        )
     return rows

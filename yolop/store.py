@@ -50,7 +50,7 @@ class Record:
     def path(self, name: str) -> Path:
         """Path of one of the record's files; StoreError if this record came without them."""
         if self.folder is None:
-            raise StoreError(f"{self.run_id} is committed without {name}: compute it with records=\"fresh\"")
+            raise StoreError(f'{self.run_id} is committed without {name}: compute it with records="fresh"')
         return self.folder / name
 
     def to_json(self) -> str:
@@ -192,7 +192,9 @@ class Store:
         try:
             return Record.from_json(path.read_text(encoding="utf-8"))
         except (DamagedRecord, UnicodeDecodeError) as error:
-            raise DamagedRecord(f"committed record {name} is damaged ({error}): restore it, e.g. git checkout") from None
+            raise DamagedRecord(
+                f"committed record {name} is damaged ({error}): restore it, e.g. git checkout"
+            ) from None
 
     def _read_fresh(self, name: str) -> Record | None:
         folder = self.runs / name
