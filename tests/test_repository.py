@@ -122,3 +122,11 @@ def test_no_file_names_a_machine():
         if path.is_file() and path.suffix not in (".png", ".ipynb", ".safetensors"):  # notebooks: test_notebooks
             found = re.search(r"(?<![\w.])/(?:home|root|work|Users)/\w+", path.read_text(encoding="utf-8"))
             assert found is None, f"{name}: {found}"
+
+
+def test_readme_shows_what_the_records_say():
+    from yolop import reporting
+    from yolop.specs import named_study
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert reporting.readme_with_results(text, named_study(reporting.README_STUDY)) == text

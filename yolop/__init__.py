@@ -19,6 +19,7 @@ One idea runs through the package: spec -> record -> table -> figure -> sentence
     claims      verdicts on the paper's sentences
     plots       figures from tables
     page        index.html
+    drift       a fresh run against the committed evidence
     runner      the notebooks in order, status, verify, publish; doctor checks the machine
     __main__    python -m yolop run | status | verify | publish | doctor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from pathlib import Path
 
@@ -21,7 +22,7 @@ p { max-width: 46rem; }
 .answer { font-size: 1.05rem; border-left: 4px solid #1b9e77; padding-left: 1rem; }
 .note, figcaption, footer { color: var(--soft); font-size: .88rem; }
 figure { margin: 1rem 0; }
-figure svg { max-width: 100%; height: auto; }
+figure svg, figure img { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
@@ -63,7 +64,12 @@ def index_html(e: Evidence, folder: Path) -> str:
         return f'<p class="{kind}">{html.escape(reporting.sentence(e, template))}</p>'
 
     def figure(name: str, caption: str) -> str:
-        svg = plots.to_svg(plots.draw(name, frame, e))
+        drawn = plots.draw(name, frame, e)
+        if name in plots.PHOTOGRAPHIC:
+            data = base64.b64encode(plots.to_jpeg(drawn)).decode()
+            image = f'<img alt="{html.escape(caption)}" src="data:image/jpeg;base64,{data}">'
+            return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        svg = plots.to_svg(drawn)
         svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{html.escape(caption)}" ', 1)
         # ids are made unique per figure, since several figures share one page
         svg = svg.replace('id="', f'id="{name}-').replace("#", f"#{name}-") if 'xlink:href="#' in svg else svg

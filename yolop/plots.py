@@ -82,6 +82,14 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def to_jpeg(figure: Figure) -> bytes:
+    """JPEG, for the one figure that is made of photographs: as SVG or PNG it has megabytes."""
+    buffer = io.BytesIO()
+    with rc_context(STYLE):
+        figure.savefig(buffer, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 85})
+    return buffer.getvalue()
+
+
 def _axes(width: float = 7.0, height: float = 3.8, columns: int = 1, rows: int = 1, **kwargs):
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **kwargs)
@@ -94,18 +102,21 @@ def architecture(frame: Frame) -> Figure:
     axes = figure.add_axes((0, 0, 1, 1))
     places = {i: (0.0, -i * 1.0) for i in range(10)}
     places |= {i: (2.6, -9.0 + (i - 10) * 1.0) for i in range(10, 18)}  # up: towards finer maps
-    places |= {i: (5.2, -2.0 - (i - 18) * 1.4) for i in range(18, 24)}  # down again
-    places[24] = (7.8, -5.0)
+    places |= {i: (5.2, -3.25 - (i - 18) * 1.15) for i in range(18, 24)}  # down again
+    places[24] = (7.8, -2.0)
     for row in layers.itertuples():
         x, y = places[row.layer]
         for source in map(int, row[2].split(", ")):
             if source < 0 or row.layer == 0:
                 continue
             sx, sy = places[source]
-            beside = sx != x
-            start = (sx + 1.0, sy) if beside else (sx, sy - 0.32 if sy > y else sy + 0.32)
-            end = (x - 1.0, y) if beside else (x, y + 0.32 if sy > y else y - 0.32)
-            bend = "arc3,rad=0.0" if not beside else "arc3,rad=-0.08"
+            if sx == x:
+                start, end = (sx, sy - 0.32 if sy > y else sy + 0.32), (x, y + 0.32 if sy > y else y - 0.32)
+            elif row.layer == 24 and source != 17:  # into Detect from below
+                start, end = (sx + 1.0, sy), (x - 0.4 + 0.4 * (source - 20), y - 0.32)
+            else:
+                start, end = (sx + 1.0, sy), (x - 1.0, y)
+            bend = "arc3,rad=0.12" if row.layer == 24 and source != 17 else "arc3,rad=0"
             style = {"arrowstyle": "-|>", "color": "#777777", "lw": 0.9, "connectionstyle": bend}
             axes.annotate("", xy=end, xytext=start, arrowprops=style)
         colour = MODULES[row.module]
@@ -114,14 +125,10 @@ def architecture(frame: Frame) -> Figure:
         light = "white" if row.module not in ("Upsample", "Concat") else "#333333"
         out = "" if row.module == "Detect" else f"  {row.channels_n}"
         axes.text(x, y, f"{row.layer}  {row.module}{out}", ha="center", va="center", color=light, fontsize=9)
-    for x, y, text in (
-        (0, 0.8, "backbone 0-9"),
-        (2.6, -0.9, "head, upwards 10-17"),
-        (5.2, -1.2, "head, downwards 18-23"),
-        (7.8, -4.2, "Detect"),
-    ):
+    titles = ((0, 0.7, "backbone 0-9"), (2.6, -1.3, "head, up 10-17"), (5.2, -2.6, "head, down 18-23"))
+    for x, y, text in titles:
         axes.text(x, y, text, ha="center", va="center", color="#333333", fontweight="bold")
-    axes.set(xlim=(-1.4, 9.2), ylim=(-9.6, 1.2))
+    axes.set(xlim=(-1.2, 9.0), ylim=(-9.6, 1.1))
     axes.axis("off")
     return figure
 
@@ -332,7 +339,8 @@ def pictures(evidence: Evidence) -> Figure:
 
     found = evidence.pictures()
     images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p["png"])))) for p in found["pictures"]]
-    rows = {"truth": [[[*t[1:], 1.0, t[0]] for t in p["truth"]] for p in found["pictures"]]} | found["detections"]
+    rows = {"truth": [[[*t[1:], 1.0, t[0]] for t in p["truth"]] for p in found["pictures"]]}
+    rows |= {row["label"]: row["boxes"] for row in found["detections"]}
     figure, axes = _axes(1.9 * len(images) + 1.6, 1.95 * len(rows), columns=len(images), rows=len(rows), squeeze=False)
     colours = colormaps["tab10"](np.arange(10))
     for line, (label, per_image) in zip(axes, rows.items(), strict=True):
@@ -374,3 +382,4 @@ FIGURES = {
     "sparse-tensors": sparse_tensors,
     "pictures": pictures,
 }
+PHOTOGRAPHIC = ("pictures",)  # shown and kept as JPEG

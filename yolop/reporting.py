@@ -549,12 +549,15 @@ class Report:
         return Markdown(to_markdown(frame.head(head) if head else frame))
 
     def figure(self, name: str):
-        """Show a figure drawn from tables; on disk it is an SVG."""
+        """Show a figure drawn from tables; on disk it is an SVG, or a JPEG where it is made of photographs."""
         from IPython.display import Image
 
         from yolop import plots
 
         figure = plots.draw(name, self.frame, self.evidence)
+        if name in plots.PHOTOGRAPHIC:
+            self._write(f"figures/{name}.jpg", plots.to_jpeg(figure))
+            return Image(plots.to_jpeg(figure), format="jpeg")
         self._write(f"figures/{name}.svg", plots.to_svg(figure))
         return Image(plots.to_png(figure), format="png")
 
@@ -573,9 +576,9 @@ class Report:
         frame = pd.DataFrame(verdicts(self.evidence, ids))
         return Markdown(to_markdown(frame[["claim", "estimate", "threshold", "verdict"]]))
 
-    def _write(self, file: str, text: str) -> None:
+    def _write(self, file: str, content: str | bytes) -> None:
         if self.folder:
-            write_atomically(self.folder / file, text)
+            write_atomically(self.folder / file, content)
 
 
 def texts(study: Study, records: str = "committed") -> dict[str, str]:
@@ -600,3 +603,38 @@ def write_index(study: Study, folder: Path, records: str) -> None:
     for file, text in texts(study, records).items():
         write_atomically(folder / file, text)
     write_atomically(folder / "index.html", index_html(Evidence(study, records == "fresh"), folder))
+
+
+README_STUDY = "digits"
+README_COLUMNS = [
+    "model",
+    "mAP50_paper",
+    "mAP50",
+    "mAP50_95_paper",
+    "mAP50_95",
+    "latency_ms_paper",
+    "latency_ms",
+    "ratio_to_n",
+]
+MARKERS = ("<!-- results: written by `python -m yolop publish`, held by a test -->\n", "<!-- /results -->")
+
+
+def readme_results(study: Study) -> str:
+    """What the README says of a study's results, from its committed records."""
+    e = Evidence(study, False)
+    sentences = sentence(
+        e,
+        "{claims} claims of the paper checked: {claims_hold} hold, {claims_fail} do not, {claims_open} undecided, "
+        "{claims_not_run} not run. p takes {p_less_time_pct:.0f} % less time than n and loses {p_loss_points:.1f} points of "
+        "mAP50; custom pretraining changes p by {best_gain_points:+.1f} points, which is {best_over_same_steps_points:+.1f} "
+        "against p trained equally long from scratch. Without retraining, 90 % of mAP50 is kept up to a ratio of {keeps_90_unstructured:g} "
+        "for single weights and {keeps_90_structured:g} for whole filters. {masks_equivalent} of {masks} pruned networks take "
+        "the dense one's time within 2 %: masks bring no speed. ({test_images} test images; {seed_note}.)",
+    )
+    return f"\n{to_markdown(figure_2(e)[README_COLUMNS])}\n{sentences}\n\n"
+
+
+def readme_with_results(text: str, study: Study) -> str:
+    """The README's text with the part between its markers written anew."""
+    begin, end = text.index(MARKERS[0]) + len(MARKERS[0]), text.index(MARKERS[1])
+    return text[:begin] + readme_results(study) + text[end:]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from yolop import store
+from yolop import drift, store
 from yolop.specs import STUDIES, SpecError, Study, named_study, require
 from yolop.store import DamagedRecord, Record, StoreError, sha256, write_atomically
 
@@ -130,6 +130,8 @@ def run(name: str, settings: list[str], only: str = "", records: str = "fresh") 
         from yolop import reporting
 
         reporting.write_index(study, report, records)
+        if records == "fresh":
+            print(drift.summary(drift.drift(study)))
         print(f"report: {report.relative_to(store.ROOT) / 'index.html'}")
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9  # of the largest kernel
@@ -400,4 +402,9 @@ def publish(name: str) -> None:
         for path in chosen:
             with progress.of(path.stem):
                 execute(path, path, {}, progress)
+    from yolop import reporting
+
+    if study.name == reporting.README_STUDY:
+        readme = store.ROOT / "README.md"
+        write_atomically(readme, reporting.readme_with_results(readme.read_text(encoding="utf-8"), study))
     print(f"{len(texts)} records and {len(chosen)} notebooks published: look at them, then commit")

@@ -370,10 +370,10 @@ class Evidence:
             pictures.append(
                 {"png": base64.b64encode(file.getvalue()).decode(), "truth": validation.targets[i].tolist()}
             )
-        found = {}
+        found = []
         for v in spec.variants:
-            model = self._subject(v, len(validation.names))
-            found[v.label] = [d.tolist() for d in detect(model, validation.images[chosen])]
+            boxes = detect(self._subject(v, len(validation.names)), validation.images[chosen])
+            found.append({"label": v.label, "boxes": [b.tolist() for b in boxes]})
         return {"names": list(validation.names), "pictures": pictures, "detections": found}
 
 

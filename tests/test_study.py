@@ -1,0 +1,186 @@
+"""The graph of a study, its tables, claims and drift, on the smoke study computed once from nothing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from yolop import claims, drift, paper, reporting, store, study
+from yolop.specs import MODELS, SpecError, named_study
+
+HERE = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "ultralytics", "cv2")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A project folder in which `yolop run smoke` has run once, from outside, as a user would."""
+    root = tmp_path_factory.mktemp("a project")
+    shutil.copytree(HERE / "notebooks", root / "notebooks")
+    run(root)
+    return root
+
+
+def run(root: Path, *arguments: str) -> str:
+    environment = os.environ | {"YOLOP_ROOT": str(root)}
+    command = [sys.executable, "-m", "yolop", *(arguments or ("run", "smoke"))]
+    done = subprocess.run(command, env=environment, cwd=root.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def evidence(root):
+    """The smoke study's evidence, fresh."""
+    smoke = named_study("smoke")
+    return study.Evidence(smoke, True, store.Store("smoke", True, root))
+
+
+def test_every_table_and_figure_of_the_paper_is_there(root):
+    report = root / "reports" / "smoke"
+    names = {path.stem for path in (report / "tables").glob("*.csv")}
+    assert names == set(reporting.TABLES)
+    assert {f"figure-{n}" for n in (2, 3, 4, 5)} <= names
+    from yolop import plots
+
+    drawn = {path.stem for path in (report / "figures").iterdir()}
+    assert drawn == set(plots.FIGURES)
+    assert len(list((report / "notebooks").glob("*.ipynb"))) == 6
+    page = (report / "index.html").read_text()
+    assert len(page) > 100_000 and str(root) not in page
+    assert "http-equiv" not in page and "<script" not in page and 'src="http' not in page and "url(http" not in page
+
+
+def test_a_second_run_computes_nothing(root):
+    runs = root / "data" / "runs" / "smoke"
+    before = {
+        path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file() and path.name != "timings.json"
+    }
+    tables = {path: path.read_bytes() for path in (root / "reports" / "smoke" / "tables").iterdir()}
+    said = run(root)
+    after = {
+        path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file() and path.name != "timings.json"
+    }
+    assert after == before
+    assert {path: path.read_bytes() for path in tables} == tables
+    assert "epoch" not in said
+
+
+def test_committed_records_give_the_same_tables_without_data_weights_or_torch(root, tmp_path):
+    committed = tmp_path / "data" / "records" / "smoke"
+    committed.mkdir(parents=True)
+    for path in (root / "data" / "runs" / "smoke").glob("*/record.json"):
+        record = store.Record.from_json(path.read_text())
+        (committed / f"{record.run_id}.json").write_text(record.to_json())
+    code = (
+        "import sys, json; from yolop import reporting; from yolop.specs import named_study;"
+        f"texts = reporting.texts(named_study('smoke')); heavy = [m for m in {HEAVY} if m in sys.modules];"
+        "print(json.dumps([heavy, texts]))"
+    )
+    environment = os.environ | {"YOLOP_ROOT": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    heavy, texts = json.loads(done.stdout)
+    assert heavy == []
+    for name, text in texts.items():
+        assert (root / "reports" / "smoke" / name).read_text() == text, name
+
+
+def test_ratios_and_sparsities_of_the_papers_rows(evidence):
+    table = reporting.figure_4(evidence)
+    any_conv = table[table["reading"] == "any-conv"].reset_index()
+    assert (table.groupby("conv")["sparsity"].nunique() >= 1).all()
+    assert (any_conv["sparsity"] < any_conv["conv"]).all()  # what Detect and batch norm hold is out of reach
+    assert (any_conv["sparsity"] > 0.95 * any_conv["conv"]).all()
+    own = table[(table["reading"] == "own") & (table["conv"] == 0.3)].iloc[0]
+    assert own["sparsity"] < any_conv["sparsity"].max()  # there SPPF is really cut at 0.1 only
+
+
+def test_a_sweep_point_is_the_unpruned_model_at_ratio_0(evidence):
+    dense = reporting._point(evidence, "l1-unstructured")
+    assert dense["mAP50"] == evidence.trained("p-best").metrics["test"]["mAP50"]
+
+
+def test_same_steps_are_the_same_steps(evidence):
+    steps = {label: evidence.trained(label).metrics["steps"] for label in ("p-corpus", "p-best", "p-same-steps")}
+    per_epoch = steps["p-best"] / evidence.study.epochs
+    assert abs(steps["p-same-steps"] - steps["p-corpus"] - steps["p-best"]) <= per_epoch / 2
+
+
+def test_every_claim_is_judged(evidence):
+    assert set(claims.JUDGES) == {claim.id for claim in paper.CLAIMS}
+    rows = claims.verdicts(evidence)
+    assert {row["verdict"] for row in rows} <= {"holds", "does not hold", "undecided", "not run"}
+    assert all(row["table"] in reporting.TABLES for row in rows)
+    assert not any("nan" in row["estimate"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "lower", "upper", "verdict"),
+    [
+        (1, 2, 0, np.inf, "holds"),
+        (-2, -1, 0, np.inf, "does not hold"),
+        (-1, 1, 0, np.inf, "undecided"),
+        (4.6, 7.4, 4.5, 7.5, "holds"),
+        (8, 9, 4.5, 7.5, "does not hold"),
+        (7, 9, 4.5, 7.5, "undecided"),
+        (0, 0, 0, np.inf, "does not hold"),  # no difference is not a difference
+    ],
+)
+def test_verdicts(low, high, lower, upper, verdict):
+    assert claims.judge(low, high, lower, upper) == verdict
+
+
+def test_drift_sees_one_changed_number(root, monkeypatch, tmp_path):
+    shutil.copytree(root / "data" / "runs", tmp_path / "data" / "runs", ignore=shutil.ignore_patterns("dataset"))
+    committed = tmp_path / "data" / "records" / "smoke"
+    committed.mkdir(parents=True)
+    for path in (tmp_path / "data" / "runs" / "smoke").glob("*/record.json"):
+        record = store.Record.from_json(path.read_text())
+        if record.run_id.startswith("train-n-"):
+            record.metrics["test"]["mAP50"] += 0.25
+        (committed / f"{record.run_id}.json").write_text(record.to_json())
+    monkeypatch.setattr(drift, "Store", lambda name, compute: store.Store(name, compute, tmp_path))
+    table = drift.drift(named_study("smoke"))
+    different = table[table["state"] == "differs"]
+    assert list(different["different"]) == [1] and different.iloc[0]["largest_difference"] == pytest.approx(0.25)
+    assert (table["state"] == "equal").sum() > 10 and (table["state"] == "timed").sum() == 5
+    assert "1 differs" in drift.summary(table)
+
+
+def test_unpublished_settings_say_what_to_do():
+    evidence = study.Evidence(named_study("digits", epochs=3), False)
+    with pytest.raises(store.StoreError, match='records="fresh"'):
+        evidence.data()
+
+
+def test_bad_names_are_refused_before_any_work():
+    with pytest.raises(SpecError, match="records"):
+        study.open_study("digits", records="both")
+    with pytest.raises(SpecError, match="one of digits"):
+        study.open_study("nosuch")
+
+
+def test_the_shapes_of_the_grid_include_n_and_p():
+    assert MODELS["n"] in study.GRID and MODELS["p"] in study.GRID
+    assert set(study.NAMES) == set(study.TRAININGS)
+
+
+def test_markdown_and_csv_are_stable_and_escape():
+    table = pd.DataFrame(
+        {"name": ["a|b", "c"], "mAP50": [0.12345, np.nan], "parameters": [1234567, 1], "gain_low": [0.5, -0.1]}
+    )
+    text = reporting.to_markdown(table)
+    assert "a\\|b" in text and "| 0.123 | 1,234,567 | +0.500 |" in text and "nan" not in text
+    assert reporting.to_csv(table) == "name,mAP50,parameters,gain_low\na|b,0.12345,1234567,0.5\nc,,1,-0.1\n"
+
+
+def test_a_sentence_with_an_unknown_number_fails():
+    with pytest.raises(KeyError, match="no number is called nosuch"):
+        reporting.sentence(None, "{nosuch}")
