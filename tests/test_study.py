@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from yolop import claims, drift, paper, reporting, store, study
+from yolop import claims, drift, paper, reporting, store, study, tables
 from yolop.specs import MODELS, SpecError, named_study
 
 HERE = Path(__file__).resolve().parents[1]
@@ -45,7 +45,7 @@ def evidence(root):
 def test_every_table_and_figure_of_the_paper_is_there(root):
     report = root / "reports" / "smoke"
     names = {path.stem for path in (report / "tables").glob("*.csv")}
-    assert names == set(reporting.TABLES)
+    assert names == set(tables.TABLES)
     assert {f"figure-{n}" for n in (2, 3, 4, 5)} <= names
     from yolop import plots
 
@@ -93,7 +93,7 @@ def test_committed_records_give_the_same_tables_without_data_weights_or_torch(ro
 
 
 def test_ratios_and_sparsities_of_the_papers_rows(evidence):
-    table = reporting.figure_4(evidence)
+    table = tables.figure_4(evidence)
     any_conv = table[table["reading"] == "any-conv"].reset_index()
     assert (table.groupby("conv")["sparsity"].nunique() >= 1).all()
     assert (any_conv["sparsity"] < any_conv["conv"]).all()  # what Detect and batch norm hold is out of reach
@@ -103,7 +103,7 @@ def test_ratios_and_sparsities_of_the_papers_rows(evidence):
 
 
 def test_a_sweep_point_is_the_unpruned_model_at_ratio_0(evidence):
-    dense = reporting._point(evidence, "l1-unstructured")
+    dense = tables.point(evidence, "l1-unstructured")
     assert dense["mAP50"] == evidence.trained("p-best").metrics["test"]["mAP50"]
 
 
@@ -117,7 +117,7 @@ def test_every_claim_is_judged(evidence):
     assert set(claims.JUDGES) == {claim.id for claim in paper.CLAIMS}
     rows = claims.verdicts(evidence)
     assert {row["verdict"] for row in rows} <= {"holds", "does not hold", "undecided", "not run"}
-    assert all(row["table"] in reporting.TABLES for row in rows)
+    assert all(row["table"] in tables.TABLES for row in rows)
     assert not any("nan" in row["estimate"] for row in rows)
 
 

@@ -15,7 +15,8 @@ One idea runs through the package: spec -> record -> table -> figure -> sentence
     latency     paired timing with intervals and an equivalence test
     pruning     L1, random and global masks by module type; achieved sparsity
     sparse      zeros into speed: what PyTorch's sparse tensors do for the layers of a network
-    reporting   tables and sentences from records; what a notebook shows
+    tables      every table: a function from records to a DataFrame
+    reporting   sentences and formats; what a notebook shows
     claims      verdicts on the paper's sentences
     plots       figures from tables
     page        index.html

@@ -12,6 +12,7 @@ import numpy as np
 
 from yolop import paper
 from yolop.study import NAMES, PAPER_ROWS, Evidence
+from yolop.tables import interval, point, resampled, scores
 
 HOLDS, FAILS, OPEN, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 
@@ -49,12 +50,10 @@ def judge(low: float, high: float, lower: float = -np.inf, upper: float = np.inf
 
 def _map_difference(e: Evidence, a: str, b: str, scale: str = "points") -> tuple[float, float, float]:
     """mAP50 of model a minus that of b on the same images, with its interval: in points, or in % of b's."""
-    from yolop.reporting import _interval, _scores
-
-    x, y = _scores(e, a), _scores(e, b)
+    x, y = scores(e, a), scores(e, b)
     if scale == "points":
-        return 100 * (x["mAP50"] - y["mAP50"]), *_interval(100 * (x["resampled"] - y["resampled"]))
-    return 100 * (x["mAP50"] / y["mAP50"] - 1), *_interval(100 * (x["resampled"] / y["resampled"] - 1))
+        return 100 * (x["mAP50"] - y["mAP50"]), *interval(100 * (x["resampled"] - y["resampled"]))
+    return 100 * (x["mAP50"] / y["mAP50"] - 1), *interval(100 * (x["resampled"] / y["resampled"] - 1))
 
 
 def _accuracy(a: str, b: str, lower: float, upper: float = np.inf, sign: int = 1, scale: str = "points") -> Callable:
@@ -168,23 +167,17 @@ def _layer_cost(prefix: str) -> Callable:
 
 
 def _pruned_difference(e: Evidence, a: dict, b: dict) -> tuple[float, float, float]:
-    from yolop.reporting import _interval, _point, _resampled
-
-    x, y = _point(e, **a), _point(e, **b)
-    return 100 * (x["mAP50"] - y["mAP50"]), *_interval(100 * (_resampled(x) - _resampled(y)))
+    x, y = point(e, **a), point(e, **b)
+    return 100 * (x["mAP50"] - y["mAP50"]), *interval(100 * (resampled(x) - resampled(y)))
 
 
 def _by_type(lower: float, upper: float = np.inf) -> Callable:
     def judge_it(e: Evidence) -> tuple[str, str, str]:
-        from yolop.reporting import _point
-
-        uniform, by_type = (
-            {"method": "l1-unstructured"} | dict(zip(("conv", "c3", "sppf"), row, strict=True))
-            for row in PAPER_ROWS["figure-3"]
-        )
+        asked = [dict(zip(("conv", "c3", "sppf"), row, strict=True)) for row in PAPER_ROWS["figure-3"]]
+        uniform, by_type = ({"method": "l1-unstructured"} | row for row in asked)
         value, low, high = _pruned_difference(e, by_type, uniform)
-        sparsities = [_point(e, **row)["sparsity"] for row in (by_type, uniform)]
-        estimate = f"{value:+.1f} points ({low:+.1f} to {high:+.1f}), at sparsity {sparsities[0]:.3f} against {sparsities[1]:.3f}"
+        one, other = (point(e, **row)["sparsity"] for row in (by_type, uniform))
+        estimate = f"{value:+.1f} points ({low:+.1f} to {high:+.1f}), at sparsity {one:.3f} against {other:.3f}"
         return estimate, judge(low, high, lower, upper), "figure-3"
 
     return judge_it
@@ -192,18 +185,13 @@ def _by_type(lower: float, upper: float = np.inf) -> Callable:
 
 def _lightest(e: Evidence) -> tuple[str, str, str]:
     asked = [dict(zip(("conv", "c3", "sppf"), row, strict=True)) for row in PAPER_ROWS["figure-4"]]
-    differences = [
-        _pruned_difference(e, asked[-1] | {"method": "l1-unstructured"}, a | {"method": "l1-unstructured"})
-        for a in asked[:-1]
-    ]
-    value, low, high = min(differences)
+    *harsher, lightest = ({"method": "l1-unstructured"} | row for row in asked)
+    value, low, high = min(_pruned_difference(e, lightest, row) for row in harsher)
     return f"{value:+.1f} points over the next best ({low:+.1f} to {high:+.1f})", judge(low, high, 0), "figure-4"
 
 
 def _structured(e: Evidence) -> tuple[str, str, str]:
-    from yolop.reporting import _point
-
-    dense = _point(e, "l1-unstructured")["mAP50"]
+    dense = point(e, "l1-unstructured")["mAP50"]
     largest = {}
     for method in ("l1-structured", "l1-unstructured"):
         rows = [row for row in e.sweep(method) if row["conv"] == row["c3"] == row["sppf"] > 0 and row["detect"] == 0]

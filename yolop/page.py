@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from yolop import plots, reporting
+from yolop import plots, reporting, tables
 from yolop.study import Evidence
 
 CSS = """
@@ -57,7 +57,7 @@ def index_html(e: Evidence, folder: Path) -> str:
 
     def frame(name: str) -> pd.DataFrame:
         if name not in frames:
-            frames[name] = reporting.TABLES[name](e)
+            frames[name] = tables.TABLES[name](e)
         return frames[name]
 
     def say(template: str, kind: str = "") -> str:
