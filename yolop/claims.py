@@ -91,7 +91,12 @@ def _time_ratio(label: str, upper: float = 1.0, lower: float = 0.0) -> Callable:
         else:
             row = _ratio(e, "models", NAMES[label])
             ratio, low, high = row["ratio"], row["ratio_low"], row["ratio_high"]
-        return f"time ratio {ratio:.3f} ({low:.3f} to {high:.3f})", judge(low, high, lower, upper), "latency-models"
+        note = "; the size of p is our choice" if lower else ""
+        return (
+            f"time ratio {ratio:.3f} ({low:.3f} to {high:.3f}){note}",
+            judge(low, high, lower, upper),
+            "latency-models",
+        )
 
     return judge_it
 
@@ -226,15 +231,13 @@ def _no_sparse(e: Evidence) -> tuple[str, str, str]:
 
 def _sparse_pays(e: Evidence) -> tuple[str, str, str]:
     rows = [row for row in e.sparse_tensors() if row["path"] != "conv2d"]
-    lowest = min(row["sparsity"] for row in rows)
+    lowest = min(row["sparsity"] for row in rows)  # 0.3, the highest that the paper reached
     at_lowest = [row for row in rows if row["sparsity"] == lowest]
-    paying = [row["sparsity"] for row in rows if row["ratio_high"] < 1]
-    first = f"first layer gains at sparsity {min(paying):g}" if paying else "no layer gains at any sparsity tried"
     faster = sum(row["ratio_high"] < 1 for row in at_lowest)
-    estimate = (
-        f"at sparsity {lowest:g}, above all the paper's, {faster} of {len(at_lowest)} layer runs are faster; {first}"
-    )
-    return estimate, HOLDS if faster else FAILS, "sparse-break-even"
+    paying = [row["sparsity"] for row in rows if row["ratio_high"] < 1]
+    first = f"the first layer gains at {min(paying):g}" if paying else "no layer gains at any sparsity tried"
+    estimate = f"at the paper's sparsity {lowest:g}, {faster} of {len(at_lowest)} layer runs are faster; {first}"
+    return estimate, HOLDS if faster > len(at_lowest) / 2 else FAILS, "sparse-break-even"
 
 
 def _global(e: Evidence) -> tuple[str, str, str]:

@@ -245,7 +245,7 @@ def sweeps(frame: Frame) -> Figure:
     """mAP50 against the sparsity achieved, every method, all modules at one ratio."""
     table = frame("sweeps").query("modules == 'all'")
     dense = frame("pretraining").set_index("model").loc[NAMES["p-best"], "mAP50"]
-    figure, ax = _axes(7.5, 4.2)
+    figure, ax = _axes(9, 4.2)
     for method, (label, colour, line) in METHODS.items():
         part = table[table["method"] == method]
         mean = part.groupby("ratio")[["sparsity", "mAP50"]].mean()
@@ -260,7 +260,7 @@ def sweeps(frame: Frame) -> Figure:
         xlim=(0, 1),
         ylim=(0, None),
     )
-    ax.legend()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -289,7 +289,7 @@ def sensitivity(frame: Frame) -> Figure:
         ax.vlines(part.index, 0, 100 * part["mAP50_lost"], color=MODULES[module], lw=1)
         ax.plot(part.index, 100 * part["mAP50_lost"], "o", ms=4, color=MODULES[module], label=module)
     firsts = table.groupby(table["layer"].str.split(".").str[1], sort=False).head(1)
-    ax.set_xticks(firsts.index, firsts["layer"].str.split(".").str[1])
+    ax.set_xticks(firsts.index, firsts["layer"].str.split(".").str[1] + " " + firsts["module"], rotation=90, fontsize=8)
     ax.axhline(0, color="#999999", lw=0.8)
     ax.set(xlabel="convolution, by layer of the network", ylabel="mAP50 lost (points, val)")
     ax.legend()
@@ -299,7 +299,7 @@ def sensitivity(frame: Frame) -> Figure:
 def latency_pruned(frame: Frame) -> Figure:
     """Time of pruned p over dense p with intervals, and the band within which we call it unchanged."""
     table = frame("latency-pruned")
-    table = table[table["measured"] == "forward"].iloc[1:]
+    table = table.iloc[1:]
     figure, ax = _axes(7, 2.9)
     ax.axvspan(0.98, 1.02, color="#eeeeee")
     for y, row in enumerate(table.itertuples()):
@@ -324,10 +324,10 @@ def sparse_tensors(frame: Frame) -> Figure:
             ax.plot(layer["sparsity"], layer["ratio"], color=paths[path], lw=0.8, alpha=0.7)
         ax.axhline(1, color="#333333", lw=1)
         ax.set(xlabel="sparsity of the layer's weights", title=f"torch.sparse, {layout}", yscale="log")
-    axes[0][0].set_ylabel("time / dense conv2d (below 1: faster)")
+    axes[0][0].set_ylabel("time / faster dense way (below 1: sparse wins)")
     for path, colour in paths.items():
         axes[0][-1].plot([], [], color=colour, label="1x1: " + path if path == "matrix product" else "larger: " + path)
-    axes[0][-1].legend(loc="upper center", bbox_to_anchor=(-0.05, -0.18), ncol=2)
+    figure.legend(loc="outside lower center", ncol=2)
     return figure
 
 

@@ -27,12 +27,12 @@ from yolop.store import DamagedRecord, Record, StoreError, sha256, write_atomica
 
 # Percent of a first `digits` run on two cores; after a run its own seconds are used.
 SHARES = {
-    "01_architecture": 3,
-    "02_model_scaling": 12,
-    "03_custom_pretraining": 55,
-    "04_pruning_sweeps": 18,
-    "05_zeros_into_speed": 9,
-    "06_results": 3,
+    "01_architecture": 2,
+    "02_model_scaling": 50,
+    "03_custom_pretraining": 26,
+    "04_pruning_sweeps": 17,
+    "05_zeros_into_speed": 4,
+    "06_results": 1,
 }
 
 

@@ -7,6 +7,9 @@ can be asked of PyTorch as it is: which layouts does `conv2d` take, and from whi
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,12 +17,12 @@ from torch.nn import functional as F
 from yolop import latency, models
 from yolop.specs import ModelSpec, SparseTensorSpec
 
-LAYOUTS = {
+LAYOUTS = {  # each takes the weight of a 1x1 convolution as conv2d has it, or as a matrix where the layout has no other
     "COO": torch.Tensor.to_sparse_coo,
     "CSR": torch.Tensor.to_sparse_csr,
     "CSC": torch.Tensor.to_sparse_csc,
-    "BSR 4x4": lambda matrix: matrix.to_sparse_bsr((4, 4)),
-    "2:4": torch.sparse.to_sparse_semi_structured,
+    "BSR 4x4": lambda weight: weight.flatten(1).to_sparse_bsr((4, 4)),
+    "2:4": lambda weight: torch.sparse.to_sparse_semi_structured(weight.flatten(1)),
 }
 TIMED = ("COO", "CSR")
 
@@ -43,47 +46,63 @@ def convolution_shapes(model: ModelSpec, imgsz: int) -> list[dict]:
 def torch_formats(spec: SparseTensorSpec) -> list[dict]:
     """Rows of two kinds: `conv2d` tried with sparse weights of every layout, and the detour as a matrix product, timed.
 
-    Timed rows carry latency_ms of sparse, `ratio` to the dense conv2d of the same layer with its interval (below 1:
-    sparse is faster), and the largest difference of the outputs. Weights are random, zeros uniform.
+    Timed rows carry latency_ms of sparse, `ratio` to the faster of the two dense ways for the same layer, conv2d and the
+    dense matrix product (`dense_path`), with its interval (below 1: sparse is faster), and the largest difference of the
+    outputs. For maps of a few pixels the matrix product alone beats conv2d: that is not the zeros' doing. Weights are
+    random, zeros uniform.
     """
+    warnings.filterwarnings("ignore", "Sparse .* tensor support is in beta", UserWarning)
     rows = [_try_conv2d(name, to_layout) for name, to_layout in LAYOUTS.items()]
     generator = torch.Generator().manual_seed(0)
     with latency.threads(spec.threads), torch.inference_mode():
         for shape in convolution_shapes(spec.model, spec.imgsz):
+            dense_path = ""
             for sparsity in spec.sparsities:
-                rows += _time_layer(spec, shape, sparsity, generator)
+                found = _time_layer(spec, shape, sparsity, generator, dense_path)
+                dense_path = found[0]["dense_path"]  # decided once per layer
+                rows += found
     return rows
 
 
 def _try_conv2d(name: str, to_layout) -> dict:
-    matrix = torch.eye(64, dtype=torch.float32)
+    weight = torch.eye(64).view(64, 64, 1, 1)
     row = {"path": "conv2d", "layout": name, "runs": True, "error": ""}
     try:
-        weight = to_layout(matrix)
-        F.conv2d(torch.zeros(1, 64, 8, 8), weight.reshape(64, 64, 1, 1) if name == "COO" else weight)
+        F.conv2d(torch.zeros(1, 64, 8, 8), to_layout(weight))
     except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
         row |= {"runs": False, "error": str(error).split("\n")[0][:160]}
     return row
 
 
-def _time_layer(spec: SparseTensorSpec, shape: dict, sparsity: float, generator: torch.Generator) -> list[dict]:
+def _time_layer(
+    spec: SparseTensorSpec, shape: dict, sparsity: float, generator: torch.Generator, dense: str
+) -> list[dict]:
     c1, c2, k, s, side = (shape[name] for name in ("c1", "c2", "kernel", "stride", "side"))
     weight = torch.randn(c2, c1, k, k, generator=generator)
     weight.view(-1)[torch.randperm(weight.numel(), generator=generator)[: round(sparsity * weight.numel())]] = 0
     image, padding = torch.randn(1, c1, side, side, generator=generator), (2 if k == 6 else k // 2)
-    calls = {"dense": lambda: F.conv2d(image, weight, stride=s, padding=padding)}
-    for name in TIMED:
-        matrix = LAYOUTS[name](weight.reshape(c2, -1))
-        calls[name] = lambda m=matrix: (
-            m @ (image.view(c1, -1) if k == 1 and s == 1 else F.unfold(image, k, padding=padding, stride=s)[0])
-        )
-    dense = calls["dense"]()
+
+    def product(matrix: torch.Tensor) -> torch.Tensor:
+        columns = image.view(c1, -1) if k == s == 1 else F.unfold(image, k, padding=padding, stride=s)[0]
+        return matrix @ columns
+
+    calls = {"conv2d": lambda: F.conv2d(image, weight, stride=s, padding=padding)}
+    calls["matrix product"] = partial(product, weight.flatten(1))
+    calls |= {name: partial(product, LAYOUTS[name](weight.flatten(1))) for name in TIMED}
+    expected = calls["conv2d"]()
+    if not dense:
+        both = latency.measure({k: calls[k] for k in ("conv2d", "matrix product")}, "conv2d", spec.rounds, spec.calls)
+        dense = "matrix product" if both[1]["ratio"] < 1 else "conv2d"
     rows = []
-    for row in latency.measure(calls, "dense", spec.rounds, spec.calls, warmup=3)[1:]:
+    for row in latency.measure({k: calls[k] for k in (dense, *TIMED)}, dense, spec.rounds, spec.calls, warmup=3)[1:]:
         name = row.pop("label")
-        error = (calls[name]().view_as(dense) - dense).abs().max().item()
-        path = "matrix product" if k == 1 and s == 1 else "unfold, then matrix product"
-        rows.append(
-            {"path": path, "layout": name, "runs": True, "sparsity": sparsity, "max_difference": error} | shape | row
-        )
+        about = {
+            "path": "matrix product" if k == s == 1 else "unfold, then matrix product",
+            "layout": name,
+            "runs": True,
+            "sparsity": sparsity,
+            "dense_path": dense,
+            "max_difference": (calls[name]().view_as(expected) - expected).abs().max().item(),
+        }
+        rows.append(about | shape | row)
     return rows

@@ -210,8 +210,8 @@ class LatencySpec:
     variants: tuple[Variant, ...]
     nc: int
     imgsz: int
-    rounds: int = 40  # blocks per variant; variants alternate between blocks
-    calls: int = 5  # calls per block
+    rounds: int = 500  # variants take turns in every round, so that what slows the machine meets them all
+    calls: int = 1  # per turn; one gives the narrowest intervals on a machine that others use too
     threads: int = 2
     whole_path: bool = False  # also letterbox + forward + NMS
 
@@ -227,8 +227,8 @@ class StemSpec:
     kind: ClassVar[str] = "stem"
     channels: int
     imgsz: int
-    rounds: int = 60
-    calls: int = 10
+    rounds: int = 500
+    calls: int = 2
     threads: int = 2
 
     @property
@@ -243,9 +243,9 @@ class SparseTensorSpec:
     kind: ClassVar[str] = "sparse-tensors"
     model: ModelSpec
     imgsz: int
-    sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
-    rounds: int = 20
-    calls: int = 5
+    sparsities: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+    rounds: int = 50
+    calls: int = 2
     threads: int = 2
 
     @property
@@ -296,7 +296,7 @@ class Study:
     pretrain_epochs: int = 6  # for p on the larger corpus (custom pretraining)
     seeds: tuple[int, ...] = (0,)
     ratios: tuple[float, ...] = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    timing_rounds: int = 60  # blocks of calls per timed variant
+    timing_rounds: int = 500  # calls per timed variant, taken in turns
     device: str = "cpu"  # not part of any identity
 
     def __post_init__(self):
@@ -360,7 +360,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 STUDIES = {
     "digits": Study("digits"),
-    "smoke": Study("smoke", imgsz=96, epochs=2, pretrain_epochs=1, ratios=(0.1, 0.5), timing_rounds=6),
+    "smoke": Study("smoke", imgsz=96, epochs=2, pretrain_epochs=1, ratios=(0.1, 0.5), timing_rounds=10),
 }
 
 

@@ -261,7 +261,7 @@ class Evidence:
         """Timing rows: "models" (n is the baseline), "pruned" (p (best) is), or "grid" (n's shape is, random weights).
 
         Returns:
-            {"layout": memory layout, "forward": rows of latency.measure, "whole_path": rows, or none for the grid}.
+            {"layout": memory layout, "forward": rows of latency.measure, "whole_path": the same, of "models" only}.
         """
         nc, imgsz, rounds = len(self.data().metrics["names"]), self.study.imgsz, self.study.timing_rounds
 
@@ -271,7 +271,7 @@ class Evidence:
         if name == "grid":
             ordered = sorted(GRID, key=lambda m: m != MODELS["n"])
             variants = tuple(Variant(grid_label(m), m) for m in ordered)
-            rounds = max(rounds // 3, 5)
+            rounds = max(rounds // 4, 5)
         elif name == "models":
             variants = tuple(variant(m) for m in sorted((*self.study.models, "p-best"), key=lambda m: m != "n"))
         else:
@@ -285,7 +285,7 @@ class Evidence:
                 "L1 global 0.9": PruneSpec("l1-global", 0.9),
             }
             variants = (variant("p-best"), *(variant("p-best", prune, label) for label, prune in asked.items()))
-        spec = LatencySpec(name, variants, nc, imgsz, rounds, whole_path=name != "grid")
+        spec = LatencySpec(name, variants, nc, imgsz, rounds, whole_path=name == "models")
         return self.store.get_or_run(spec, lambda _: self._latency(spec)).metrics
 
     def _latency(self, spec: LatencySpec) -> dict:
@@ -296,9 +296,9 @@ class Evidence:
         with latency.threads(spec.threads):
             layout = latency.baseline_layout(subjects[baseline], spec.imgsz)
             last = layout == "channels_last"
-            subjects[f"{baseline} (again)"] = subjects[baseline]  # the A/A control: copied by `forward`, as any variant
+            subjects[f"{baseline} (again)"] = subjects[baseline]  # A/A control; `forward` copies it, as any variant
             calls = {label: latency.forward(m, spec.imgsz, last) for label, m in subjects.items()}
-            print(f"timing {len(calls)} variants, {spec.rounds} rounds of {spec.calls} calls each", flush=True)
+            print(f"timing {len(calls)} variants, {spec.rounds} rounds", flush=True)
             result = {"layout": layout, "forward": latency.measure(calls, baseline, spec.rounds, spec.calls)}
             if spec.whole_path:
                 picture = datasets.read_image(self.dataset().splits["test"].images[0])
@@ -333,7 +333,7 @@ class Evidence:
 
     def sparse_tensors(self) -> list[dict]:
         """What PyTorch's sparse tensors do for the convolutions of p: whether they run, and their time over dense."""
-        spec = SparseTensorSpec(MODELS["p"], self.study.imgsz, rounds=max(self.study.timing_rounds // 3, 5))
+        spec = SparseTensorSpec(MODELS["p"], self.study.imgsz, rounds=max(self.study.timing_rounds // 10, 5))
 
         def work(_: Path) -> dict:
             from yolop.sparse import torch_formats

@@ -101,7 +101,11 @@ def grid_table(e: Evidence) -> pd.DataFrame:
 def latency_table(e: Evidence, name: str = "models") -> pd.DataFrame:
     """Inference time of trained models, forward pass and whole path, ratio to the first row with its interval."""
     found = e.latency(name)
-    parts = [_timing(found[part]).assign(measured=part.replace("_", " ")) for part in ("forward", "whole_path")]
+    parts = [
+        _timing(found[part]).assign(measured=part.replace("_", " "))
+        for part in ("forward", "whole_path")
+        if part in found
+    ]
     table = pd.concat(parts, ignore_index=True)
     return table[["measured", *[column for column in table if column != "measured"]]]
 
@@ -229,19 +233,33 @@ def sweeps_table(e: Evidence) -> pd.DataFrame:
 
 def sensitivity_table(e: Evidence) -> pd.DataFrame:
     """What pruning half of one convolution's weights costs, layer by layer, on val."""
-    table = pd.DataFrame(e.sensitivity())
+    columns = ["layer", "module", "weights", "ratio", "sparsity", "mAP50", "mAP50_95", "mAP50_lost"]
+    table = pd.DataFrame(e.sensitivity())[columns]
     return table.sort_values("mAP50_lost", ascending=False, ignore_index=True)
 
 
 def refusals_table(e: Evidence) -> pd.DataFrame:
     """`conv2d` asked to work with sparse weights, layout by layer, in the installed PyTorch."""
-    return pd.DataFrame([row for row in e.sparse_tensors() if row["path"] == "conv2d"])
+    table = pd.DataFrame([row for row in e.sparse_tensors() if row["path"] == "conv2d"])[["layout", "runs", "error"]]
+    return table.assign(runs=table["runs"].map({True: "yes", False: "no"}))
 
 
 def sparse_tensors_table(e: Evidence) -> pd.DataFrame:
     """The detour as a sparse matrix product, per layer shape of p: time over the dense convolution (below 1: faster)."""
     rows = [row for row in e.sparse_tensors() if row["path"] != "conv2d"]
-    columns = ["layout", "path", "c1", "c2", "kernel", "stride", "side", "count", "sparsity", "latency_ms"]
+    columns = [
+        "layout",
+        "path",
+        "c1",
+        "c2",
+        "kernel",
+        "stride",
+        "side",
+        "count",
+        "sparsity",
+        "dense_path",
+        "latency_ms",
+    ]
     return pd.DataFrame(rows)[[*columns, "ratio", "ratio_low", "ratio_high", "max_difference"]]
 
 
