@@ -119,7 +119,12 @@ def test_no_file_names_a_machine():
         pytest.skip("not a git clone")
     for name in filter(None, done.stdout.decode().split("\0")):
         path = ROOT / name
-        if path.is_file() and path.suffix not in (".png", ".ipynb", ".safetensors"):  # notebooks: test_notebooks
+        if path.is_file() and path.suffix not in (
+            ".png",
+            ".jpg",
+            ".ipynb",
+            ".safetensors",
+        ):  # notebooks: test_notebooks
             found = re.search(r"(?<![\w.])/(?:home|root|work|Users)/\w+", path.read_text(encoding="utf-8"))
             assert found is None, f"{name}: {found}"
 

@@ -52,7 +52,7 @@ def toy(root: Path, name: str, *sources: str, parameters: str = PARAMETERS) -> P
 def reporting(monkeypatch):
     """A stand-in for the module that writes reports; `calls` holds what it was asked for."""
     fake = SimpleNamespace(calls=[])
-    fake.write_index = lambda study, folder: fake.calls.append((study, folder))
+    fake.write_index = lambda study, folder, records: fake.calls.append((study, folder))
     monkeypatch.setitem(sys.modules, "yolop.reporting", fake)
     monkeypatch.setattr(yolop, "reporting", fake, raising=False)
     return fake

@@ -630,6 +630,8 @@ def _decode(path: Path) -> Image.Image:
     except DatasetError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
+        if isinstance(error, ImportError):  # ultralytics makes Image.open look for a HEIF package that is not here
+            error = error.__context__ or error
         raise DatasetError(f"not a whole image ({error}); replace it, or remove it and its label") from error
 
 

@@ -17,7 +17,6 @@ from ultralytics.utils.nms import non_max_suppression
 from yolop.datasets import Dataset, image_size, load_image
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-MAX_NMS = 3000  # best-scored candidates per image that enter NMS (original: 30,000); tests compare the two
 
 
 class Validation:
@@ -62,9 +61,7 @@ def detect(
         boxes, objectness, scores = output.float().split((4, 1, output.shape[-1] - 5), -1)
         output = torch.cat((boxes, objectness * scores), -1).transpose(1, 2)
     # ultralytics gives up silently after a time limit and leaves the remaining images empty: no such limit here
-    return non_max_suppression(
-        output, conf, iou, multi_label=multi_label, max_det=300, max_nms=MAX_NMS, max_time_img=1e9
-    )
+    return non_max_suppression(output, conf, iou, multi_label=multi_label, max_det=300, max_time_img=1e9)
 
 
 def evaluate(model: nn.Module, validation: Validation, resamples: int = 0, batch: int = 32) -> dict:
