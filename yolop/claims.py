@@ -204,7 +204,8 @@ def _structured(e: Evidence) -> tuple[str, str, str]:
         passed = [ratio for ratio in sorted(kept) if all(kept[r] for r in kept if r <= ratio)]
         largest[method] = max(passed, default=0.0)
     structured, unstructured = largest["l1-structured"], largest["l1-unstructured"]
-    estimate = f"95 % of mAP50 kept up to ratio {structured:g} structured, {unstructured:g} unstructured (ratios tried)"
+    said = f"up to ratio {structured:g}" if structured else f"at no ratio tried (from {min(e.study.ratios):g})"
+    estimate = f"95 % of mAP50 kept {said} structured, up to {unstructured:g} unstructured"
     return estimate, HOLDS if structured <= 0.03 and structured < unstructured else FAILS, "sweeps"
 
 

@@ -21,6 +21,7 @@ from yolop.tables import (
     audit_table,
     claims_table,
     figure_2,
+    interval,
     refusals_table,
     scores,
     sparse_tensors_table,
@@ -41,8 +42,11 @@ def numbers(e: Evidence) -> dict[str, object]:
     def total(model: str, column: str) -> float:
         return sum(row[column] for row in e.census("own")[model])
 
-    def gain(a: str, b: str) -> float:
-        return 100 * (scores(e, a)["mAP50"] - scores(e, b)["mAP50"])
+    def gain(a: str, b: str) -> str:
+        """Points of mAP50 that model a has over b, with the interval."""
+        x, y = scores(e, a), scores(e, b)
+        low, high = interval(100 * (x["resampled"] - y["resampled"]))
+        return f"{100 * (x['mAP50'] - y['mAP50']):+.1f} ({low:+.1f} to {high:+.1f})"
 
     def counted(column: str, value: str) -> int:
         table = audit_table(e) if column == "audit" else claims_table(e)
@@ -81,15 +85,15 @@ def numbers(e: Evidence) -> dict[str, object]:
         "p_mAP50": lambda: scores(e, "p")["mAP50"],
         "best_mAP50": lambda: scores(e, "p-best")["mAP50"],
         "same_steps_mAP50": lambda: scores(e, "p-same-steps")["mAP50"],
-        "p_loss_points": lambda: gain("n", "p"),
-        "best_gain_points": lambda: gain("p-best", "p"),
+        "p_points": lambda: gain("p", "n"),
+        "best_points": lambda: gain("p-best", "p"),
         "best_over_same_steps_points": lambda: gain("p-best", "p-same-steps"),
-        "l1_channels_gain_points": lambda: gain("p-from-n-l1", "p"),
+        "l1_channels_points": lambda: gain("p-from-n-l1", "p"),
         "same_steps_epochs": lambda: e.train_spec("p-same-steps").epochs,
-        "keeps_90_unstructured": lambda: _largest_kept(e, "l1-unstructured"),
-        "keeps_90_structured": lambda: _largest_kept(e, "l1-structured"),
-        "keeps_90_global": lambda: _largest_kept(e, "l1-global"),
-        "keeps_90_random": lambda: _largest_kept(e, "random-unstructured"),
+        "keeps_90_unstructured": lambda: _kept(e, "l1-unstructured"),
+        "keeps_90_structured": lambda: _kept(e, "l1-structured"),
+        "keeps_90_global": lambda: _kept(e, "l1-global"),
+        "keeps_90_random": lambda: _kept(e, "random-unstructured"),
         "masks": lambda: len(masks()),
         "masks_equivalent": lambda: sum(row["equivalent"] for row in masks()),
         "masks_fastest_ratio": lambda: min(row["ratio"] for row in masks()),
@@ -119,13 +123,14 @@ def _share(e: Evidence, module: str) -> float:
     return 100 * sum(r["parameters"] for r in layers if r["module"] == module) / sum(r["parameters"] for r in layers)
 
 
-def _largest_kept(e: Evidence, method: str) -> float:
-    """Largest ratio, all modules alike, up to which 90 % of the unpruned mAP50 is kept (mean of random seeds); 0 if none."""
+def _kept(e: Evidence, method: str) -> str:
+    """Up to which ratio, all modules alike, 90 % of the unpruned mAP50 is kept (mean of random seeds), in words."""
     dense = e.trained("p-best").metrics["test"]["mAP50"]
     table = sweeps_table(e).query("method == @method and modules == 'all'")
     kept = table.groupby("ratio")["mAP50"].mean() >= 0.9 * dense
     below = kept[~kept].index.min()
-    return float(max((ratio for ratio in kept.index if not ratio >= below), default=0.0))
+    passed = [ratio for ratio in kept.index if not ratio >= below]
+    return f"up to a ratio of {max(passed):g}" if passed else "at no ratio tried"
 
 
 class _Lazy(dict):
@@ -188,11 +193,16 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: [text(name, v) for v in table[name]] for name in table.columns})
 
 
+def heading(name: str) -> str:
+    """A column's name as people read it."""
+    return name.replace("mAP50_95", "mAP50-95").replace("_", " ")
+
+
 def to_markdown(table: pd.DataFrame) -> str:
     """GitHub's Markdown; numbers to the right."""
     text = shown(table)
     numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table]
-    head = [name.replace("_", " ") for name in text]
+    head = [heading(name) for name in text]
     lines = [head, ["---:" if right else "---" for right in numeric], *text.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
@@ -294,11 +304,11 @@ def write_index(study: Study, folder: Path, records: str) -> None:
 README_STUDY = "digits"
 README_SENTENCES = """\
 {claims} claims of the paper checked: {claims_hold} hold, {claims_fail} do not, {claims_open} undecided, {claims_not_run} not run.
-p takes {p_less_time_pct:.0f} % less time than n and loses {p_loss_points:.1f} points of mAP50; custom pretraining changes p by
-{best_gain_points:+.1f} points, which is {best_over_same_steps_points:+.1f} against p trained equally long from scratch. Without
-retraining, 90 % of mAP50 is kept up to a ratio of {keeps_90_unstructured:g} for single weights and {keeps_90_structured:g} for
-whole filters. {masks_equivalent} of {masks} pruned networks are shown to take the dense one's time within 2 %.
-({test_images} test images; {seed_note}.)"""
+Our p takes {p_less_time_pct:.0f} % less time than n; its mAP50 differs by {p_points} points. Custom pretraining changes p by
+{best_points} points; against p trained from scratch for as many steps in all the difference is {best_over_same_steps_points}.
+Without retraining, 90 % of mAP50 is kept {keeps_90_unstructured} for single weights, {keeps_90_global} if they are ranked
+globally, and {keeps_90_structured} for whole filters. {masks_equivalent} of {masks} pruned networks are shown to take the
+dense one's time within 2 %. ({test_images} test images; {seed_note}.)"""
 README_COLUMNS = [
     "model",
     "mAP50_paper",

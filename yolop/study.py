@@ -362,7 +362,8 @@ class Evidence:
         from yolop.evaluation import Validation, detect
 
         validation = Validation(self.dataset(), spec.split, spec.imgsz)
-        chosen = [i for i, targets in enumerate(validation.targets) if len(targets) >= 2][: spec.images]
+        eligible = [i for i, targets in enumerate(validation.targets) if len(targets) >= 2]
+        chosen = eligible[:: max(len(eligible) // spec.images, 1)][: spec.images]  # spread over the split
         pictures = []
         for i in chosen:
             file = io.BytesIO()
