@@ -48,6 +48,10 @@ def test_the_record_tells_the_whole_run(data, tmp_path, capsys):
     assert all(torch.isfinite(p).all() for p in again.parameters())
 
 
+def test_mosaic_draws_from_all_images(data, tmp_path):
+    assert trained(data, tmp_path / "run", mosaic=1.0)["steps"] == 2 * 3
+
+
 def test_learning_happens(data, tmp_path):
     curve = trained(data, tmp_path / "run", epochs=12, val_every=100)["curve"]
     assert np.mean([row["box"] for row in curve[-3:]]) < np.mean([row["box"] for row in curve[:3]])

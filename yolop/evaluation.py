@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torchvision  # noqa: F401  once imported, ultralytics uses its compiled NMS; else one in Python, 20 times slower
 from torch import nn
+from torchvision.ops import batched_nms
 from ultralytics.utils.metrics import ap_per_class, box_iou
-from ultralytics.utils.nms import non_max_suppression
+from ultralytics.utils.ops import xywh2xyxy
 
 from yolop.datasets import Dataset, image_size, load_image
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+MAX_DET = 300  # detections per image
 
 
 class Validation:
@@ -60,8 +61,35 @@ def detect(
     if isinstance(output, torch.Tensor):  # our head: confidence is objectness times class score
         boxes, objectness, scores = output.float().split((4, 1, output.shape[-1] - 5), -1)
         output = torch.cat((boxes, objectness * scores), -1).transpose(1, 2)
-    # ultralytics gives up silently after a time limit and leaves the remaining images empty: no such limit here
-    return non_max_suppression(output, conf, iou, multi_label=multi_label, max_det=300, max_time_img=1e9)
+    else:
+        output = output[0].float()
+    return [_suppress(image, conf, iou, multi_label) for image in output]
+
+
+def _suppress(output: torch.Tensor, conf: float, iou: float, multi_label: bool) -> torch.Tensor:
+    """NMS, class by class, of one image's predictions (4 + nc, boxes); at most MAX_DET detections, best first.
+
+    As the original's, on torchvision's NMS. NMS takes boxes by falling confidence, so the best 1,000 candidates decide
+    whenever they leave MAX_DET boxes standing, and only otherwise more are asked (the original stops at 30,000, too): the
+    same result at a fraction of the time where a pruned network sees something everywhere. ultralytics' NMS is not used,
+    because it gives up after a time limit and leaves the remaining images without detections.
+    """
+    boxes, scores = xywh2xyxy(output[:4].T), output[4:].T
+    if multi_label:
+        index, classes = (scores > conf).nonzero(as_tuple=True)
+    else:
+        best, classes = scores.max(1)
+        index = (best > conf).nonzero(as_tuple=True)[0]
+        classes = classes[index]
+    confidences = scores[index, classes]
+    order = confidences.argsort(descending=True, stable=True)
+    for limit in (1_000, 5_000, 30_000):
+        chosen = order[:limit]
+        kept = batched_nms(boxes[index[chosen]], confidences[chosen], classes[chosen], iou)[:MAX_DET]
+        if len(kept) == MAX_DET or len(order) <= limit:
+            break
+    chosen = chosen[kept]
+    return torch.cat((boxes[index[chosen]], confidences[chosen, None], classes[chosen, None].float()), 1)
 
 
 def evaluate(model: nn.Module, validation: Validation, resamples: int = 0, batch: int = 32) -> dict:

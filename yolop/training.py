@@ -68,6 +68,11 @@ class CheckedImages(YOLODataset):
             for path, labels in zip(self.split.images, self.split.labels, strict=True)
         ]
 
+    def build_transforms(self, hyp):
+        """ultralytics' augmentations; "ram" lets mosaic draw from all images, as all are in memory once read."""
+        self.cache = "ram"
+        return super().build_transforms(hyp)
+
     def load_image(self, i: int, rect_mode: bool = True, resize_short: bool = False):
         """BGR image with its longer side at imgsz, its size before and after; read on first use, then from memory."""
         if self.ims[i] is None:
