@@ -211,15 +211,3 @@ class Store:
             path.replace(path.with_name("record.damaged"))
             warnings.warn(f"record {name} was damaged ({error}); set aside, computing it again", stacklevel=2)
             return None
-
-    def publish(self) -> list[Path]:
-        """Copy every record used so far to the committed evidence, removing records that are no longer used."""
-        written = []
-        for name, record in sorted(self.used.items()):
-            path = self.committed / f"{name}.json"
-            write_atomically(path, record.to_json())
-            written.append(path)
-        for path in self.committed.glob("*.json"):
-            if path not in written:
-                path.unlink()
-        return written
