@@ -51,6 +51,8 @@ def judge(low: float, high: float, lower: float = -np.inf, upper: float = np.inf
 def _map_difference(e: Evidence, a: str, b: str, scale: str = "points") -> tuple[float, float, float]:
     """mAP50 of model a minus that of b on the same images, with its interval: in points, or in % of b's."""
     x, y = scores(e, a), scores(e, b)
+    if scale == "percent" and not y["resampled"].all():
+        return np.nan, -np.inf, np.inf  # nothing is a percentage of 0
     if scale == "points":
         return 100 * (x["mAP50"] - y["mAP50"]), *interval(100 * (x["resampled"] - y["resampled"]))
     return 100 * (x["mAP50"] / y["mAP50"] - 1), *interval(100 * (x["resampled"] / y["resampled"] - 1))
@@ -64,6 +66,8 @@ def _accuracy(a: str, b: str, lower: float, upper: float = np.inf, sign: int = 1
         low, high = min(low, high), max(low, high)
         unit = "points" if scale == "points" else "%"
         table = "pretraining" if "best" in a else "figure-2"
+        if not np.isfinite(value):
+            return f"not defined: the mAP50 of {NAMES[b]} is 0 on some samples of the images", OPEN, table
         return f"{value:+.1f} {unit} of mAP50 ({low:+.1f} to {high:+.1f})", judge(low, high, lower, upper), table
 
     return judge_it
