@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ultralytics.nn.modules import C3
 
 from yolop import checkpoints, models
 from yolop.checkpoints import CheckpointError
@@ -146,3 +147,17 @@ def test_matching_copies_equal_shapes_and_leaves_anchors():
         same = name in theirs and theirs[name].shape == value.shape and not name.endswith("anchors")
         assert (name in names) == same
         assert not same or torch.equal(value, theirs[name])
+
+
+def test_a_shortcut_keeps_the_channels_of_its_input():
+    torch.manual_seed(0)
+    old, new = C3(16, 16, 1, True), C3(16, 8, 1, True)
+    with torch.no_grad():
+        checkpoints._narrow_c3(old, new, torch.arange(16))
+
+    def largest(conv: torch.nn.Conv2d, n: int) -> torch.Tensor:
+        return conv.weight.abs().sum((1, 2, 3)).topk(n).indices.sort().values
+
+    first, hidden = largest(old.cv1.conv, 4), largest(old.m[0].cv1.conv, 4)
+    assert not torch.equal(first, largest(old.m[0].cv2.conv, 4))  # else this would show nothing
+    assert torch.equal(new.m[0].cv2.conv.weight, old.m[0].cv2.conv.weight[first][:, hidden])

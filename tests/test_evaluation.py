@@ -163,7 +163,7 @@ def test_suppression_in_steps_equals_all_at_once(raised):
     from ultralytics.utils.nms import non_max_suppression
 
     generator = torch.Generator().manual_seed(0)
-    boxes = torch.rand(4, 4000, generator=generator) * torch.tensor([[128.0], [128], [40], [40]]) + 4
+    boxes = torch.rand(4, 4000, generator=generator) * torch.tensor([[60.0], [60], [90], [90]]) + 20  # crowded
     output = torch.cat((boxes, (torch.randn(3, 4000, generator=generator) * 2 + raised - 4).sigmoid()))
     stepwise = evaluation._suppress(output, 0.001, 0.6, True)
     (at_once,) = non_max_suppression(output[None], 0.001, 0.6, multi_label=True, max_det=300, max_time_img=1e9)

@@ -111,3 +111,22 @@ def test_default_anchors_stay_where_they_fit_and_go_where_they_do_not():
     fitted = head.fit_anchors(tall)
     assert fitted != head.ANCHORS
     assert head.recall(tall, head.ANCHORS) == 0 and head.recall(tall, np.array(fitted)) == 1
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 0.99), st.floats(0.01, 0.99)), min_size=1, max_size=8))
+def test_a_mirrored_image_has_mirrored_assignments(centres):
+    """Left and right, up and down are treated alike: cells, anchors and offsets of mirrored boxes are mirrored."""
+    detect = head.Detect(1, channels=(8, 8, 8))
+    nx = 16
+    centres = [(x, y) for x, y in centres if min(abs(v * nx % 1 - edge) for v in (x, y) for edge in (0, 0.5, 1)) > 1e-3]
+    boxes = torch.tensor([[0, 0, x, y, 0.15, 0.2] for x, y in centres]).reshape(-1, 6)
+    mirrored = boxes.clone()
+    mirrored[:, 2:4] = 1 - boxes[:, 2:4]
+    seen = []
+    for rows, flip in ((boxes, False), (mirrored, True)):
+        (_, anchor, gy, gx), _, target = head.Loss(detect).assign(rows, 0, torch.Size((1, 3, nx, nx, 6)))
+        gx, gy, target = (nx - 1 - gx, nx - 1 - gy, 1 - target[:, :2]) if flip else (gx, gy, target[:, :2])
+        seen.append(
+            sorted(zip(anchor.tolist(), gy.tolist(), gx.tolist(), (target * 1000).round().int().tolist(), strict=True))
+        )
+    assert [row[:3] for row in seen[0]] == [row[:3] for row in seen[1]]

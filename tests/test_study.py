@@ -184,3 +184,10 @@ def test_markdown_and_csv_are_stable_and_escape():
 def test_a_sentence_with_an_unknown_number_fails():
     with pytest.raises(KeyError, match="no number is called nosuch"):
         reporting.sentence(None, "{nosuch}")
+
+
+def test_a_percentage_of_nothing_is_undecided(monkeypatch):
+    found = {"p": {"mAP50": 0.1, "resampled": np.array([0.1, 0.2])}, "n": {"mAP50": 0.0, "resampled": np.zeros(2)}}
+    monkeypatch.setattr(claims, "scores", lambda e, label: found[label])
+    estimate, verdict, _ = claims.JUDGES["p-loss-in-percent"](None)
+    assert verdict == "undecided" and "not defined" in estimate

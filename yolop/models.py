@@ -12,7 +12,7 @@ import math
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from ultralytics.nn.modules import SPPF, Conv, Focus
+from ultralytics.nn.modules import Conv, Focus
 from ultralytics.nn.tasks import BaseModel, DetectionModel, parse_model
 from ultralytics.utils.torch_utils import initialize_weights
 
@@ -84,9 +84,6 @@ class YOLOv5(BaseModel):
         self.save = sorted({i % len(layers) for layer in self.model for i in _sources(layer) if i != -1})
         self.stride, self.names = torch.tensor(STRIDES, dtype=torch.float32), {i: str(i) for i in range(nc)}
         initialize_weights(self)
-        for module in self.modules():
-            if isinstance(module, SPPF):
-                module.cv1.act = Conv.default_act  # ultralytics dropped this activation, the original has it
 
     def loss(self, batch: dict, preds=None):
         """The loss of a batch; the forward pass in bfloat16 where training asked for it.
