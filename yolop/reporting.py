@@ -61,12 +61,9 @@ def numbers(e: Evidence) -> dict[str, object]:
     return {
         "imgsz": lambda: e.study.imgsz,
         "epochs": lambda: e.study.epochs,
-        "seeds": lambda: len(e.study.seeds),
         "nc": lambda: len(e.data().metrics["names"]),
-        "train_images": lambda: e.data().metrics["splits"]["train"]["images"],
         "test_images": lambda: e.data().metrics["splits"]["test"]["images"],
         "test_boxes": lambda: e.data().metrics["splits"]["test"]["boxes"],
-        "corpus_images": lambda: e.data(corpus=True).metrics["splits"]["train"]["images"],
         "p_depth": lambda: MODELS["p"].depth,
         "p_width": lambda: MODELS["p"].width,
         "n_parameters": lambda: int(total("n", "parameters")),
@@ -76,29 +73,16 @@ def numbers(e: Evidence) -> dict[str, object]:
         "c3_share_pct": lambda: _share(e, "C3"),
         "conv_share_pct": lambda: _share(e, "Conv"),
         "p_less_time_pct": lambda: 100 * (1 - timing("p")["ratio"]),
-        "p_time_ratio": lambda: timing("p")["ratio"],
-        "p_ratio_low": lambda: timing("p")["ratio_low"],
-        "p_ratio_high": lambda: timing("p")["ratio_high"],
-        "n_latency_ms": lambda: timing("n")["latency_ms"],
-        "p_latency_ms": lambda: timing("p")["latency_ms"],
-        "n_mAP50": lambda: scores(e, "n")["mAP50"],
         "p_mAP50": lambda: scores(e, "p")["mAP50"],
-        "best_mAP50": lambda: scores(e, "p-best")["mAP50"],
-        "same_steps_mAP50": lambda: scores(e, "p-same-steps")["mAP50"],
         "p_points": lambda: gain("p", "n"),
         "best_points": lambda: gain("p-best", "p"),
         "best_over_same_steps_points": lambda: gain("p-best", "p-same-steps"),
-        "l1_channels_points": lambda: gain("p-from-n-l1", "p"),
-        "same_steps_epochs": lambda: e.train_spec("p-same-steps").epochs,
         "keeps_90_unstructured": lambda: _kept(e, "l1-unstructured"),
         "keeps_90_structured": lambda: _kept(e, "l1-structured"),
         "keeps_90_global": lambda: _kept(e, "l1-global"),
         "keeps_90_random": lambda: _kept(e, "random-unstructured"),
         "masks": lambda: len(masks()),
         "masks_equivalent": lambda: sum(row["equivalent"] for row in masks()),
-        "masks_fastest_ratio": lambda: min(row["ratio"] for row in masks()),
-        "masks_slowest_ratio": lambda: max(row["ratio"] for row in masks()),
-        "aa_ratio": lambda: next(r["ratio"] for r in e.latency("pruned")["forward"] if r["label"].endswith("(again)")),
         "refused": lambda: int((refusals_table(e)["runs"] == "no").sum()),
         "layouts": lambda: len(refusals_table(e)),
         "detour_low_sparsity": lambda: float(detour()["sparsity"].min()),
@@ -106,7 +90,6 @@ def numbers(e: Evidence) -> dict[str, object]:
         "detour_high_sparsity": lambda: float(detour()["sparsity"].max()),
         "detour_high_median": lambda: float(detour().query("sparsity == sparsity.max()")["ratio"].median()),
         "focus_difference": lambda: e.stem()["max_difference"],
-        "focus_ratio": lambda: next(r["ratio"] for r in e.stem()["rows"] if r["label"] == "Conv 6x6"),
         "claims": lambda: len(paper.CLAIMS),
         "claims_hold": lambda: counted("claims", "holds"),
         "claims_fail": lambda: counted("claims", "does not hold"),
@@ -252,8 +235,9 @@ class Report:
 
         figure = plots.draw(name, self.frame, self.evidence)
         if name in plots.PHOTOGRAPHIC:
-            self._write(f"figures/{name}.jpg", plots.to_jpeg(figure))
-            return Image(plots.to_jpeg(figure), format="jpeg")
+            jpeg = plots.to_jpeg(figure)
+            self._write(f"figures/{name}.jpg", jpeg)
+            return Image(jpeg, format="jpeg")
         self._write(f"figures/{name}.svg", plots.to_svg(figure))
         return Image(plots.to_png(figure), format="png")
 
