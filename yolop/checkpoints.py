@@ -133,6 +133,17 @@ def read_official(path: Path, limit_mb: int = 1000) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path.name} is not a YOLOv5 checkpoint: {type(error).__name__}: {error}") from None
 
 
+def load_official(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Put the tensors of `read_official` into a model of the same size and classes; CheckpointError otherwise.
+
+    v6.0's files hold the anchors twice (`anchor_grid`); ours need them once.
+    """
+    try:
+        model.load_state_dict({name: t for name, t in tensors.items() if not name.endswith(".anchor_grid")})
+    except RuntimeError as error:
+        raise CheckpointError(f"official weights of another size or number of classes: {error}") from None
+
+
 def _walk(shell, prefix: str):
     for group in ("_parameters", "_buffers"):
         for name, value in getattr(shell, group, {}).items():

@@ -425,21 +425,28 @@ def read_image(path: Path) -> np.ndarray:
         raise DatasetError(f"{path}: {error}") from None
 
 
-def load_image(path: Path, imgsz: int) -> tuple[np.ndarray, tuple[float, int, int]]:
-    """An image letterboxed to (imgsz, imgsz, 3) uint8 RGB, and (ratio, pad_x, pad_y): x_out = x_in * ratio + pad_x.
+def load_image(
+    path: Path, imgsz: int, shape: tuple[int, int] | None = None
+) -> tuple[np.ndarray, tuple[float, int, int]]:
+    """An image letterboxed to `shape` (height, width; square if None), uint8 RGB, and (ratio, pad_x, pad_y).
 
-    As YOLOv5's validation: the longer side becomes imgsz, by enlarging too, the rest is grey 114, half on each side.
-    Differs in the filter: Pillow's bilinear, which averages when it shrinks, where YOLOv5 uses OpenCV's area filter.
+    x_out = x_in * ratio + pad_x. As YOLOv5's validation: the longer side becomes imgsz, by OpenCV's area filter where that
+    shrinks it, the rest is grey 114, half on each side.
 
     Raises:
         DatasetError: the file is not a whole image.
     """
-    image = Image.fromarray(read_image(path))
-    ratio = imgsz / max(image.size)
-    width, height = (max(1, round(side * ratio)) for side in image.size)
-    left, top = (imgsz - width) // 2, (imgsz - height) // 2
-    letterboxed = np.full((imgsz, imgsz, 3), 114, np.uint8)
-    letterboxed[top : top + height, left : left + width] = image.resize((width, height), Image.Resampling.BILINEAR)
+    import cv2
+
+    image = read_image(path)
+    ratio = imgsz / max(image.shape[:2])
+    height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
+    if ratio != 1:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
+    rows, columns = shape or (imgsz, imgsz)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    letterboxed = np.full((rows, columns, 3), 114, np.uint8)
+    letterboxed[top : top + height, left : left + width] = image
     return letterboxed, (ratio, left, top)
 
 

@@ -11,10 +11,12 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
-SCHEMA = 1  # raise it when code changes a number that a spec does not show: every id changes, nothing stale is reused
+SCHEMA = 2  # raise it when code changes a number that a spec does not show: every id changes, nothing stale is reused
 
 METHODS = ("l1-unstructured", "l1-structured", "l1-global", "random-unstructured", "random-structured")
 READINGS = ("own", "any-conv")
+DATASETS = ("digits", "bccd", "coco128")  # by name; any other by the path of its data.yaml
+PRETRAININGS = ("corpus", "coco")
 
 
 class SpecError(ValueError):
@@ -133,10 +135,44 @@ class TrainSpec:
     cls: float = 0.5
     val_every: int = 5  # epochs between validations
     precision: str = "bfloat16"  # autocast of the forward pass; weights stay float32
+    nominal_batch: int = 0  # images whose gradients make one step, 64 in the original; 0: as `batch`
+    warmup_bias_lr: float = 0.0  # 0.1 in the original
 
     @property
     def slug(self) -> str:
         return f"{self.label}-e{self.epochs}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class OfficialSpec:
+    """Official weights of the original, by the digest of their file."""
+
+    kind: ClassVar[str] = "official"
+    model: ModelSpec
+    nc: int
+    name: str
+    sha256: str
+
+    @property
+    def slug(self) -> str:
+        return self.name
+
+
+# What photographs are trained with: YOLOv5's own augmentation (hyp.scratch-low), without mosaic, which needs more epochs
+# than a CPU affords (n on bccd, 30 epochs, one seed: val mAP50 0.884 without and 0.868 with it).
+PHOTOGRAPHS = {"hsv": (0.015, 0.7, 0.4), "scale": 0.5, "fliplr": 0.5}
+# The original's train.py in full. From official weights; from random ones it takes hundreds of epochs.
+ORIGINAL_RECIPE = PHOTOGRAPHS | {
+    "mosaic": 1.0,
+    "val_every": 1,
+    "optimizer": "SGD",
+    "lr0": 0.01,
+    "momentum": 0.937,
+    "warmup_epochs": 3.0,
+    "warmup_bias_lr": 0.1,
+    "cos_lr": False,
+    "nominal_batch": 64,
+}
 
 
 @dataclass(frozen=True)
@@ -286,14 +322,21 @@ class CensusSpec:
 
 @dataclass(frozen=True)
 class Study:
-    """All that a run of everything needs. Each field but `name` is a parameter of every notebook and of `yolop run`."""
+    """All that a run of everything needs. Each field but `name` is a parameter of every notebook and of `yolop run`.
+
+    Custom pretraining (`pretraining`) is one of two: "corpus" trains p on a larger set of generated digits; "coco" trains
+    n from its official COCO weights on the data set, by the original's recipe, and carries the result over to p.
+    """
 
     name: str
-    dataset: str = "digits"  # "digits", or the path of anybody's data.yaml
+    dataset: str = "digits"  # "digits", "bccd", "coco128", or the path of anybody's data.yaml
     imgsz: int = 128  # px, a multiple of 32
     models: tuple[str, ...] = ("s", "n", "p")
+    p: tuple[float, ...] = (0.16, 0.20)  # depth and width of p; why these: notebook 02
     epochs: int = 25  # for each model on the data set
-    pretrain_epochs: int = 6  # for p on the larger corpus (custom pretraining)
+    batch: int = 16  # images
+    pretraining: str = "corpus"  # "corpus" or "coco"
+    pretrain_epochs: int = 6
     seeds: tuple[int, ...] = (0,)
     ratios: tuple[float, ...] = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     timing_rounds: int = 500  # calls per timed variant, taken in turns
@@ -303,11 +346,15 @@ class Study:
         for item in fields(self):
             object.__setattr__(self, item.name, _typed(item.name, getattr(self, item.name), item.default))
         require(
-            self.dataset == "digits" or self.dataset.endswith((".yaml", ".yml")),
+            self.dataset in DATASETS or self.dataset.endswith((".yaml", ".yml")),
             "dataset",
             self.dataset,
-            '"digits" or the path of a data.yaml',
+            ", ".join(f'"{name}"' for name in DATASETS) + " or the path of a data.yaml",
         )
+        require(len(self.p) == 2, "p", self.p, "two numbers, depth and width, e.g. 0.16,0.20")
+        ModelSpec(*self.p)
+        require(1 <= self.batch <= 256, "batch", self.batch, "1 to 256")
+        require(self.pretraining in PRETRAININGS, "pretraining", self.pretraining, " or ".join(PRETRAININGS))
         require(32 <= self.imgsz <= 1280 and self.imgsz % 32 == 0, "imgsz", self.imgsz, "a multiple of 32 up to 1280")
         for model in self.models:
             require(model in MODELS, "models", model, "names out of " + ", ".join(MODELS))
@@ -361,6 +408,13 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 STUDIES = {
     "digits": Study("digits"),
     "smoke": Study("smoke", imgsz=96, epochs=2, pretrain_epochs=1, ratios=(0.1, 0.5), timing_rounds=10),
+    "bccd": Study(
+        "bccd", "bccd", imgsz=320, epochs=30, batch=8, pretraining="coco", pretrain_epochs=60, seeds=(0, 1, 2)
+    ),
+    "coco128": Study("coco128", "coco128", imgsz=320, epochs=100, pretraining="coco", pretrain_epochs=60),
+    "paper": Study(
+        "paper", "bccd", imgsz=640, epochs=300, pretraining="coco", pretrain_epochs=300, seeds=(0, 1, 2), device="0"
+    ),
 }
 
 

@@ -12,16 +12,19 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
-from yolop import datasets
+from yolop import datasets, public
 from yolop.specs import (
     METHODS,
     MODELS,
+    ORIGINAL_RECIPE,
+    PHOTOGRAPHS,
     READINGS,
     CensusSpec,
     DigitsSpec,
     FolderSpec,
     LatencySpec,
     ModelSpec,
+    OfficialSpec,
     PicturesSpec,
     PruneSpec,
     SensitivitySpec,
@@ -39,25 +42,36 @@ from yolop.store import Record, Store
 CORPUS_CLASSES = tuple(range(10))
 SMOKE_IMAGES = {"train": 48, "val": 24, "test": 24}
 
-# How each model of the study comes to be: its shape, what it starts from, and what it is trained for.
-# "corpus": the larger generated corpus. "same steps": as many steps as corpus and data set together.
+# How each model of a study comes to be, by the study's `pretraining`: its shape, what it starts from, what it is trained
+# for. "corpus": the larger generated corpus. "original": the data set by the original's recipe, for `pretrain_epochs`.
+# "same steps": as many steps as pretraining and data set together. "coco": the official weights.
+SCRATCH = {"s": ("s", "random", "data"), "n": ("n", "random", "data"), "p": ("p", "random", "data")}
 TRAININGS = {
-    "s": ("s", "random", "data"),
-    "n": ("n", "random", "data"),
-    "p": ("p", "random", "data"),
-    "p-corpus": ("p", "random", "corpus"),
-    "p-best": ("p", "matching:p-corpus", "data"),
-    "p-same-steps": ("p", "random", "same steps"),
-    "p-from-n": ("p", "matching:n", "data"),
-    "p-from-n-l1": ("p", "largest-l1:n", "data"),
+    "corpus": SCRATCH
+    | {
+        "p-corpus": ("p", "random", "corpus"),
+        "p-best": ("p", "matching:p-corpus", "data"),
+        "p-same-steps": ("p", "random", "same steps"),
+        "p-from-n": ("p", "matching:n", "data"),
+        "p-from-n-l1": ("p", "largest-l1:n", "data"),
+    },
+    "coco": SCRATCH
+    | {
+        "n-coco": ("n", "matching:coco", "original"),
+        "p-best": ("p", "largest-l1:n-coco", "data"),
+        "p-same-steps": ("p", "random", "same steps"),
+        "p-coco": ("p", "largest-l1:coco", "data"),
+    },
 }
 NAMES = {
     "s": "YOLOv5s",
     "n": "YOLOv5n",
     "p": "YOLOv5p",
     "p-corpus": "YOLOv5p (on the corpus)",
+    "n-coco": "YOLOv5n (COCO weights)",
     "p-best": "YOLOv5p (best.pt)",
     "p-same-steps": "YOLOv5p (same total steps)",
+    "p-coco": "YOLOv5p (COCO weights)",
     "p-from-n": "YOLOv5p (n's matching layers)",
     "p-from-n-l1": "YOLOv5p (n's largest channels)",
 }
@@ -102,6 +116,8 @@ class Evidence:
 
     @cached_property
     def _data_spec(self) -> DigitsSpec | FolderSpec:
+        if self.study.dataset in public.DATASETS:
+            return FolderSpec(self.study.dataset, public.digest(self.study.dataset))
         if self.study.dataset != "digits":
             found = datasets.read(Path(self.study.dataset))
             return FolderSpec(found.name, found.digest)
@@ -127,38 +143,75 @@ class Evidence:
         return found
 
     def _load(self, spec, folder: Path) -> datasets.Dataset:
+        if isinstance(spec, FolderSpec) and self.study.dataset in public.DATASETS:
+            return public.load(self.study.dataset, folder / "dataset")
         if isinstance(spec, FolderSpec):
             return datasets.read(Path(self.study.dataset))
         return datasets.generate(spec, folder / "dataset")
 
     # --- trained models -----------------------------------------------------------------------------------------------
 
+    @property
+    def trainings(self) -> dict[str, tuple[str, str, str]]:
+        """Label -> (shape, what it starts from, what it is trained for), of the models that this study trains."""
+        found = TRAININGS[self.study.pretraining]
+        return {label: how for label, how in found.items() if how[0] in self.study.models}
+
+    def shape(self, label: str) -> ModelSpec:
+        """Depth and width of a model by its label; p's are the study's."""
+        name = self.trainings[label][0] if label in self.trainings else label
+        return ModelSpec(*self.study.p) if name == "p" else MODELS[name]
+
+    @property
+    def pretrained(self) -> str:
+        """Label of the training whose weights p (best) starts from."""
+        return self.trainings["p-best"][1].split(":")[1]
+
     def train_spec(self, label: str, seed: int | None = None) -> TrainSpec:
-        """What it takes to make the model `label` of TRAININGS."""
-        shape, init, how = TRAININGS[label]
+        """What it takes to make the model `label` of `trainings`."""
+        _, init, how = self.trainings[label]
         seed = self.study.seeds[0] if seed is None else seed
         data = self.data(corpus=how == "corpus").metrics
-        epochs = self.study.pretrain_epochs if how == "corpus" else self.study.epochs
+        epochs = self.study.pretrain_epochs if how in ("corpus", "original") else self.study.epochs
         if how == "same steps":
-            per_epoch = math.ceil(data["splits"]["train"]["images"] / 16)
-            epochs += round(self.trained("p-corpus", seed).metrics["steps"] / per_epoch)
+            per_epoch = math.ceil(data["splits"]["train"]["images"] / self.study.batch)
+            epochs += round(self.trained(self.pretrained, seed).metrics["steps"] / per_epoch)
+        recipe = {} if self.study.dataset == "digits" else ORIGINAL_RECIPE if how == "original" else PHOTOGRAPHS
+        batch = 16 if how == "original" else self.study.batch
         if init != "random":
             way, parent = init.split(":")
             init = f"{way}:{self.trained(parent, seed).run_id}"
         return TrainSpec(
-            MODELS[shape], label, data["digest"], len(data["names"]), self.study.imgsz, epochs, seed=seed, init=init
+            self.shape(label), label, data["digest"], len(data["names"]), self.study.imgsz, epochs, batch, seed, init, **recipe
         )
 
     def trained(self, label: str, seed: int | None = None) -> Record:
-        """Record of one training: learning curve, scores on val and test, weights where computed."""
+        """Record of one training: learning curve, scores on val and test, weights where computed; "coco": the official's."""
+        if label == "coco":
+            return self.official()
         spec = self.train_spec(label, seed)
 
         def work(folder: Path) -> dict:
             from yolop.training import train
 
-            _, init, how = TRAININGS[label]
+            _, init, how = self.trainings[label]
             parent = None if init == "random" else self.model(init.split(":")[1], seed)
             return train(spec, self.dataset(corpus=how == "corpus"), folder, parent, self.study.device)
+
+        return self.store.get_or_run(spec, work)
+
+    def official(self) -> Record:
+        """The official weights of n on COCO, read without executing their pickle and kept as safetensors."""
+        spec = OfficialSpec(MODELS["n"], 80, "yolov5n-v6.0", public.WEIGHTS_SHA256)
+
+        def work(folder: Path) -> dict:
+            from yolop import checkpoints, models
+
+            tensors = checkpoints.read_official(public.official_weights())
+            model = models.build(spec.model, spec.nc)
+            checkpoints.load_official(model, tensors)
+            checkpoints.save_weights(model, folder / "weights.safetensors")
+            return {"tensors": len(tensors), "parameters": sum(p.numel() for p in model.parameters())}
 
         return self.store.get_or_run(spec, work)
 
@@ -244,9 +297,9 @@ class Evidence:
         """Layers of each model by its label: "sizes" (n to x and p at 640 px and 80 classes), "own" (this study's
         models at its size and classes) or "grid" (depth x width, this study's size and classes)."""
         if name == "sizes":
-            spec = CensusSpec(name, tuple(MODELS.items()), 80, 640)
+            spec = CensusSpec(name, tuple((m, self.shape(m)) for m in MODELS), 80, 640)
         else:
-            own = tuple((m, MODELS[m]) for m in self.study.models)
+            own = tuple((m, self.shape(m)) for m in self.study.models)
             chosen = own if name == "own" else tuple((grid_label(m), m) for m in GRID)
             spec = CensusSpec(name, chosen, len(self.data().metrics["names"]), self.study.imgsz)
 
@@ -266,7 +319,7 @@ class Evidence:
         nc, imgsz, rounds = len(self.data().metrics["names"]), self.study.imgsz, self.study.timing_rounds
 
         def variant(label: str, prune: PruneSpec | None = None, name: str = "") -> Variant:
-            return Variant(name or NAMES[label], MODELS[TRAININGS[label][0]], self.trained(label, seed).run_id, prune)
+            return Variant(name or NAMES[label], self.shape(label), self.trained(label, seed).run_id, prune)
 
         if name == "grid":
             ordered = sorted(GRID, key=lambda m: m != MODELS["n"])
@@ -333,7 +386,7 @@ class Evidence:
 
     def sparse_tensors(self) -> list[dict]:
         """What PyTorch's sparse tensors do for the convolutions of p: whether they run, and their time over dense."""
-        spec = SparseTensorSpec(MODELS["p"], self.study.imgsz, rounds=max(self.study.timing_rounds // 10, 5))
+        spec = SparseTensorSpec(self.shape("p"), self.study.imgsz, rounds=max(self.study.timing_rounds // 10, 5))
 
         def work(_: Path) -> dict:
             from yolop.sparse import torch_formats
@@ -345,11 +398,11 @@ class Evidence:
     def pictures(self) -> dict:
         """A few test pictures (PNG, base64) with their true boxes and the detections of s, n, p and pruned p."""
         labels = [m for m in ("s", "n", "p", "p-best") if m in (*self.study.models, "p-best")]
-        variants = [Variant(NAMES[m], MODELS[TRAININGS[m][0]], self.trained(m).run_id) for m in labels]
+        variants = [Variant(NAMES[m], self.shape(m), self.trained(m).run_id) for m in labels]
         for ratio in (0.3, 0.6):
             name = f"{NAMES['p-best']}, L1 unstructured {ratio}"
             prune = PruneSpec("l1-unstructured", ratio, ratio, ratio)
-            variants.append(Variant(name, MODELS["p"], self.trained("p-best").run_id, prune))
+            variants.append(Variant(name, self.shape("p"), self.trained("p-best").run_id, prune))
         spec = PicturesSpec(tuple(variants), self.data().metrics["digest"], self.study.imgsz)
         return self.store.get_or_run(spec, lambda _: self._pictures(spec)).metrics
 

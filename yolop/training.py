@@ -183,11 +183,11 @@ def arguments(spec: TrainSpec, folder: Path, device: str) -> dict:
     h, s, v = spec.hsv
     return {
         "task": "detect", "mode": "train", "model": "yolop", "data": "checked", "pretrained": False, "resume": False,
-        "epochs": spec.epochs, "time": None, "patience": 0, "batch": spec.batch, "nbs": spec.batch, "imgsz": spec.imgsz,
+        "epochs": spec.epochs, "time": None, "patience": 0, "batch": spec.batch, "nbs": spec.nominal_batch or spec.batch, "imgsz": spec.imgsz,
         "device": device, "workers": 0, "seed": spec.seed, "deterministic": True, "compile": False, "cache": False,
         "amp": False, "optimizer": spec.optimizer, "lr0": spec.lr0,
         "lrf": spec.lrf, "momentum": spec.momentum, "weight_decay": spec.weight_decay, "cos_lr": spec.cos_lr,
-        "warmup_epochs": spec.warmup_epochs, "warmup_momentum": 0.8, "warmup_bias_lr": 0.0, "freeze": None,
+        "warmup_epochs": spec.warmup_epochs, "warmup_momentum": 0.8, "warmup_bias_lr": spec.warmup_bias_lr, "freeze": None,
         "mosaic": spec.mosaic, "close_mosaic": 0, "mixup": 0.0, "cutmix": 0.0, "copy_paste": 0.0, "erasing": 0.0,
         "auto_augment": None, "hsv_h": h, "hsv_s": s, "hsv_v": v, "degrees": 0.0, "translate": spec.translate,
         "scale": spec.scale, "shear": 0.0, "perspective": 0.0, "flipud": 0.0, "fliplr": spec.fliplr, "bgr": 0.0,

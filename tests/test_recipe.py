@@ -1,0 +1,252 @@
+"""The search for p: shapes and zeros against built models and torch's own pruning, a planted recipe, chance."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune as torch_prune
+
+from yolop import models, plots, pruning, recipe
+from yolop.specs import MODELS, ModelSpec, SpecError, canonical, run_id
+
+REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "parameter_counts.json"
+SMALL = recipe.RecipeSpec(depth_max=0.4, width_max=0.25, nc_max=12, papers=50)
+SHAPES = [(MODELS["n"], 3), (ModelSpec(0.16, 0.20), 11), (ModelSpec(0.5, 0.3), 80)]
+MIXED = ("C3", "SPPF", "Conv")
+
+
+@pytest.fixture(scope="module")
+def metrics() -> dict:
+    return recipe.search(SMALL)
+
+
+def shape(spec: ModelSpec, nc: int) -> list[tuple]:
+    repeats, channels = recipe.scaled(spec.depth, spec.width)
+    return [
+        (kind, *(int(np.ravel(n)[0]) for n in rest)) for kind, *rest in recipe.convolutions(repeats, [channels], [nc])
+    ]
+
+
+def six(repeats, channels, nc: int, dim: int, reading: tuple, counted: str) -> np.ndarray:
+    values = recipe.sparsities(repeats, [channels], [nc], dim, (reading,))
+    return values[:, 0, 0, recipe.COUNTED.index(counted), 0]
+
+
+@pytest.mark.parametrize(("spec", "nc"), SHAPES)
+def test_convolutions_and_parameters_are_those_of_the_built_model(spec, nc):
+    with torch.device("meta"):
+        model = models.build(spec, nc)
+    built = [(kind, c.in_channels, c.out_channels, c.kernel_size[0] ** 2) for _, c, kind in pruning.layers(model)]
+    assert sorted(shape(spec, nc)) == sorted(built)
+    repeats, channels = recipe.scaled(spec.depth, spec.width)
+    counts = dict(
+        zip(recipe.COUNTED, recipe.parameters(recipe.convolutions(repeats, [channels], [nc]))[0, 0], strict=True)
+    )
+    assert counts["all parameters"] == sum(p.numel() for p in model.parameters())
+    assert counts["convolution weights"] == sum(c.weight.numel() for _, c, _ in pruning.layers(model))
+
+
+def test_fused_parameters_are_those_of_the_fused_model():
+    fused = models.fused(models.build(ModelSpec(0.16, 0.20), 11))
+    repeats, channels = recipe.scaled(0.16, 0.20)
+    counted = recipe.parameters(recipe.convolutions(repeats, [channels], [11]))[0, 0]
+    assert counted[recipe.COUNTED.index("fused parameters")] == sum(p.numel() for p in fused.parameters())
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the shared reference is not beside this checkout")
+def test_parameters_are_those_of_the_original():
+    for name, expected in json.loads(REFERENCE.read_text()).items():
+        size, nc = name.split("_nc")
+        repeats, channels = recipe.scaled(MODELS[size].depth, MODELS[size].width)
+        counted = recipe.parameters(recipe.convolutions(repeats, [channels], [int(nc)]))
+        assert counted[0, 0, 0] == expected["parameters"], name
+
+
+def test_scaling_is_that_of_the_models():
+    for k in range(1, 129):
+        repeats, channels = recipe.scaled(k / 100, k / 128)
+        assert repeats == tuple(models.scaled_depth(n, k / 100) for n in (3, 6, 9))
+        assert channels == tuple(models.scaled_width(c, k / 128) for c in (64, 128, 256, 512, 1024))
+        assert recipe.scaled(1, (k - 1) / 128 + 1e-9)[1] == channels, "a width in between has channels of its own"
+
+
+@pytest.mark.parametrize("reading", [recipe.EVERY_CONV, recipe.ANY_CONV, MIXED])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_zeros_are_those_of_torch(reading, dim):
+    nc, network = 11, recipe.scaled(0.16, 0.20)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        convs = [
+            (kind, nn.Conv2d(c1, c2, int(area**0.5), bias=False))
+            for kind, c1, c2, area in shape(ModelSpec(0.16, 0.20), nc)
+        ]
+    total = recipe.parameters(recipe.convolutions(network[0], [network[1]], [nc]))[0, 0, 0]
+    whose = dict(zip(("Conv", "C3", "SPPF", "Detect"), ("Conv", *reading), strict=True))
+    expected = []
+    for figure, *ratios, _ in recipe.ROWS:
+        zeroed = 0
+        for kind, conv in convs:
+            if whose[kind] == "spared":
+                continue
+            ratio = ratios[recipe.KINDS.index(whose[kind])]
+            mask = (
+                torch_prune.l1_unstructured(conv, "weight", ratio)
+                if figure == 4
+                else torch_prune.ln_structured(conv, "weight", ratio, n=1, dim=dim)
+            ).weight_mask
+            zeroed += int((mask == 0).sum())
+            torch_prune.remove(conv, "weight")
+            nn.init.normal_(conv.weight)  # zeros left behind would be cut first by the next row
+        expected.append(zeroed / total)
+    assert six(*network, nc, dim, reading, "all parameters") == pytest.approx(expected, abs=1e-12)
+
+
+def test_sparsity_of_a_pruned_model_is_the_computed_one():
+    """The whole way, with our own pruning: the reading that the search calls "all but Detect at Conv's ratio"."""
+    dense = models.build(ModelSpec(0.1, 0.125), 3)
+    pruned = pruning.prune(dense, pruning.PruneSpec("l1-structured", conv=0.03, reading="any-conv"))
+    computed = six(*recipe.scaled(0.1, 0.125), 3, 0, recipe.ANY_CONV, "all parameters")
+    achieved = pruning.sparsity(pruned) - pruning.sparsity(dense)  # untrained batch norm starts with zeros of its own
+    assert achieved == pytest.approx(computed[3], abs=1e-12)
+
+
+def test_candidates_are_counted_as_a_literal_search_counts_them():
+    spec = replace(SMALL, depth_max=0.1, width_max=0.0625, nc_max=2, papers=1)
+    printed = [f"{value}" for value in recipe.PRINTED]
+    counts = [0] * 7
+    for k, nc in ((k, nc) for k in range(1, 9) for nc in (1, 2)):
+        convs = shape(ModelSpec(0.1, k / 128), nc)
+        weights, filters = (
+            sum(c1 * c2 * a for _, c1, c2, a in convs),
+            sum(c2 for kind, _, c2, _ in convs if kind != "Detect"),
+        )
+        biases = 9 * (nc + 5)
+        for dim, reading in ((dim, reading) for dim in (0, 1) for reading in recipe.READINGS):
+            whose = dict(zip(("Conv", "C3", "SPPF", "Detect"), ("Conv", *reading), strict=True))
+            zeroed = [0] * 6
+            for i, (figure, *ratios, _) in enumerate(recipe.ROWS):
+                for kind, c1, c2, area in convs:
+                    if whose[kind] != "spared":
+                        size = c1 * c2 * area if figure == 4 else (c2, c1)[dim]
+                        zeroed[i] += round(ratios[recipe.KINDS.index(whose[kind])] * size) * (c1 * c2 * area // size)
+            for total in (weights + 2 * filters + biases, weights + filters + biases, weights):
+                texts = [f"{z / total:.{len(p) - 2}f}" for z, p in zip(zeroed, printed, strict=True)]
+                counts[sum(a == b for a, b in zip(texts, printed, strict=True))] += 1
+    assert sum(counts[1:]) > 10
+    assert recipe.search(spec)["fits"][recipe.CLASSES[0]] == counts
+
+
+@pytest.mark.parametrize("reading", [recipe.EVERY_CONV, ("C3", "Conv", "Conv")])
+def test_a_planted_recipe_is_found_again(monkeypatch, reading):
+    repeats, channels = recipe.scaled(0.16, 0.1875)
+    values = six(repeats, channels, 7, 1, reading, "fused parameters")
+    decimals = [len(f"{value}".split(".")[1]) for value in recipe.PRINTED]
+    monkeypatch.setattr(recipe, "PRINTED", np.array([round(v, d) for v, d in zip(values, decimals, strict=True)]))
+    found = recipe.search(replace(SMALL, nc_max=7))
+    assert found["fits"]["fewer layers and fewer filters"][6] >= 1
+    settings = {
+        "repeats": list(repeats),
+        "channels": list(channels),
+        "reading": list(reading),
+        "removed": "input channels",
+    }
+    assert any(settings.items() <= row.items() and row["fits"] == 6 for row in found["nearest"])
+
+
+def test_what_the_paper_prints():
+    assert recipe.PRINTED.tolist() == [0.298, 0.199, 0.0995, 0.0309, 0.0209, 0.00994]
+    assert recipe.HALF == pytest.approx([5e-4, 5e-4, 5e-5, 5e-5, 5e-5, 5e-6])
+
+
+def test_the_nearest_networks(metrics):
+    """One bottleneck per C3 and n's channels print five of six; of all candidates, one deeper than n prints six."""
+    five = six((1, 1, 1), recipe.N[1], 11, 0, recipe.EVERY_CONV, "all parameters")
+    assert list(recipe._as_printed(five).values()) == ["0.298", "0.199", "0.0995", "0.0309", "0.0209", "0.00996"]
+    every = six((3, 6, 8), recipe.N[1], 49, 1, recipe.EVERY_CONV, "all parameters")
+    assert (np.abs(recipe.deviations(every)) <= 1).all()
+    best = next(row for row in metrics["nearest"] if row["class"] == "fewer layers, n's filters")
+    assert (best["fits"], best["repeats"], best["nc"]) == (5, [1, 1, 1], 11)
+    assert best["values"] == pytest.approx(five, abs=1e-7)
+    assert sum(row["fits"] == 6 for row in metrics["nearest"]) == 0
+
+
+def test_classes_in_the_papers_words():
+    channels = [(8, 16, 32, 64, 128), recipe.N[1], (24, 40, 72, 136, 264)]
+    assert recipe.described((1, 1, 1), channels).tolist() == [0, 1, 4]
+    assert recipe.described((1, 2, 3), channels).tolist() == [2, 3, 4]
+    assert recipe.described((2, 4, 6), channels).tolist() == [4, 4, 4]
+
+
+def test_counts_are_complete(metrics):
+    networks = 32 * len({recipe.scaled(k / 1000, 1)[0] for k in range(1, 401)})
+    expected = networks * 12 * len(recipe.READINGS) * len(recipe.COUNTED) * len(recipe.REMOVED)
+    assert metrics["candidates"] == expected == sum(map(sum, metrics["fits_as_printed"].values()))
+    assert metrics["networks"] == networks
+
+
+def test_the_ratio_by_module_had_no_effect(metrics):
+    """From the digits by hand: 0.0995 at 0.1 gives the lower bound, 0.298 at 0.3 the upper one."""
+    assert metrics["effect"]["factor"] == pytest.approx([0.09945 / 0.1, 0.2985 / 0.3])
+    assert metrics["effect"]["c3_own_highest"] < 0.03085 and metrics["effect"]["sppf_own_channels"] <= 8
+    own = next(row for row in metrics["readings"] if tuple(row["reading"]) == recipe.OWN)
+    assert own["figure_4"] == 0 and own["fits"] <= 2
+
+
+def test_chance(metrics):
+    assert len(metrics["chance"]) == 8
+    for row in metrics["chance"]:
+        assert 0 <= row["share_with_six"] <= row["share_with_five"] <= 1
+    small, whole = (sum(n[5] for n in list(metrics["fits"].values())[:k]) for k in (4, 5))
+    assert {row["five"] for row in metrics["chance"] if row["candidates"] == "not larger than n"} == {small}
+    assert {row["five"] for row in metrics["chance"] if row["candidates"] == "all"} == {whole}
+
+
+def test_a_pseudo_paper_out_of_the_candidates_is_always_found():
+    """Six of six where the null draws from what is searched; none where its values are out of reach."""
+    columns = ["class", "figure_4", *recipe.DIGITS]
+    close = recipe.pd.DataFrame([(0, 3, 300, 200, 1000), (1, 3, 310, 210, 990), (4, 2, 310, 210, 990)], columns=columns)
+    pool = close.loc[:1, recipe.DIGITS].assign(counted=0)
+    one, _, three, _ = recipe._chance(close, pool, replace(SMALL, papers=200))
+    assert one["share_with_six"] == 1 and one["six_expected"] == 1
+    assert 0.1 < three["share_with_six"] < 0.4  # three draws out of two: a quarter agree
+    far = recipe._chance(close, pool.assign(**{name: 5 for name in recipe.DIGITS}), replace(SMALL, papers=5))
+    assert all(row["share_with_five"] == 0 for row in far)
+
+
+def test_same_spec_same_metrics(metrics):
+    assert len(canonical(metrics)) < 60_000
+    tiny = replace(SMALL, depth_max=0.1, nc_max=2)
+    first, again, other = (recipe.search(spec) for spec in (tiny, tiny, replace(tiny, seed=1)))
+    assert canonical(first) == canonical(again)
+    assert {name for name in first if first[name] != other[name]} == {"chance"}, "the seed draws pseudo-papers only"
+
+
+def test_tables_numbers_and_picture_from_a_record(metrics):
+    stored = json.loads(canonical(metrics))
+    assert len(recipe.fits_table(stored)) == len(recipe.CLASSES)
+    nearest = recipe.nearest_table(stored)
+    assert nearest.iloc[0][["4: 0.3", "5: 0.01"]].tolist() == ["0.298", "0.00994"]
+    assert len(nearest) == 1 + len(stored["nearest"]) + 2 * len(SMALL.named)
+    assert "each kind at its own ratio" in set(recipe.readings_table(stored)["cut"])
+    assert len(recipe.chance_table(stored)) == 8
+    found = recipe.numbers(stored)
+    assert found["nearest_fits"] == 5 and found["six"] == 0 and all(value is not None for value in found.values())
+    assert plots.to_png(recipe.draw_recipe(stored)).startswith(b"\x89PNG")
+
+
+def test_spec():
+    assert run_id(SMALL).startswith("recipe-nc12-")
+    for wrong in ({"depth_max": 0}, {"width_max": 0.001}, {"nc_max": 0}, {"papers": 0}):
+        with pytest.raises(SpecError, match=next(iter(wrong))):
+            recipe.RecipeSpec(**wrong)
+
+
+def test_reading_records_needs_no_torch():
+    code = "import sys, yolop.recipe; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'ultralytics')))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,0 +1,194 @@
+"""Public data sets and weights by name: bccd, coco128, and the official YOLOv5n of release v6.0.
+
+Each is known file by file before it is here (`downloads`), so its identity needs no data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from xml.etree import ElementTree
+
+import yaml
+from filelock import FileLock
+
+from yolop.datasets import SPLITS, Dataset, DatasetError, image_size, read
+from yolop.downloads import DownloadError, Source, fetch, read_manifest, wrong_files
+from yolop.specs import canonical, require
+from yolop.store import write_atomically
+
+GITHUB = "https://github.com"
+COCO128 = f"{GITHUB}/lightly-ai/coco128_yolo/releases/download/v0.0.2"
+BCCD = f"{GITHUB}/Shenggan/BCCD_Dataset/archive/d272fb14cdff6e473fafeeeba32aba5f560e9e43.zip"
+YOLOV5N = f"{GITHUB}/ultralytics/yolov5/releases/download/v6.0/yolov5n.pt"
+SOURCES = {
+    "bccd": Source("bccd", (BCCD,), "data/BCCD_Dataset"),
+    "coco128": Source("coco128", (f"{COCO128}/images.zip", f"{COCO128}/object_detection.zip"), "data/coco128"),
+    "yolov5n-v6.0": Source("yolov5n-v6.0", (YOLOV5N,), "weights"),
+}
+DATASETS = ("bccd", "coco128")
+((_, WEIGHTS_SHA256),) = read_manifest("yolov5n-v6.0").values()
+CONVERSION = 1  # raise it when the same files become other images, boxes or splits
+BCCD_NAMES = ("RBC", "WBC", "Platelets")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+MARKER = "made.json"  # in the folder from the moment it has its name
+
+
+def digest(name: str) -> str:
+    """Identity of a public data set, as 64 hex digits: its files and what is made of them. Needs none of the files."""
+    _check(name)
+    content = {"name": name, "conversion": CONVERSION, "files": read_manifest(name)}
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def load(name: str, folder: Path) -> Dataset:
+    """A public data set, checked; what has to be written for it goes into `folder`.
+
+    `bccd`: 364 photographs of blood cells and their own split, 205 / 87 / 72; Pascal VOC turned into a YOLO folder in
+    `folder`, made once. Boxes without area are left out and reported in `warnings`.
+
+    `coco128`: the images stay where they are; `folder` gets the yaml alone. As in the tutorial of YOLOv5, train and
+    val are the same 128 images of train2017; test is 128 images of val2017 that no training sees. What else lies in a
+    copy (two labels without an image, caches) is not reported: other copies do not have it.
+
+    Raises:
+        SpecError: an unknown name.
+        DownloadError: the files are not here and cannot be had.
+        DatasetError: the files are not what they should be, or `folder` holds something else.
+    """
+    _check(name)
+    folder = Path(os.path.abspath(folder))
+    if name == "coco128":
+        return _coco128(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            return _whole(folder) or _make(folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DatasetError(f"could not write {folder}: {reason}; make room there and start again") from error
+
+
+def official_weights(path: Path | None = None) -> Path:
+    """The official yolov5n of release v6.0, a file verified by content: `path` if given, else found or downloaded.
+
+    It is a pickle: read it with `checkpoints`, which runs no code of it.
+    """
+    source = SOURCES["yolov5n-v6.0"]
+    ((name, entry),) = read_manifest(source.name).items()
+    if path is None:
+        return fetch(source) / name
+    if wrong_files(path.parent, {path.name: entry}):
+        raise DownloadError(f"{path} is not {source.urls[0]}: SHA-256 must be {entry[1]}; get it anew, or give no path")
+    return path
+
+
+def voc_boxes(path: Path, names: tuple[str, ...], size: tuple[int, int]) -> tuple[list[tuple], list[int]]:
+    """Boxes (class, left, top, right, bottom) in px of a Pascal VOC file for an image of `size` = (width, height).
+
+    Also the numbers, from 1, of the objects without area, which are left out. Corners are edges in the image's pixel
+    grid, 0 to width and height: BCCD's reach 640 and 480, and its boxes without area have equal corners. The
+    conversion for VOC2007 that comes with YOLOv5 moves centres by one pixel; that is for files that count from 1.
+
+    Raises:
+        DatasetError: anything else that is wrong, with file and object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities can blow up, and none are needed
+            raise DatasetError("declares a document type; remove that")
+        root = ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise DatasetError(f"{path}: not readable as Pascal VOC: {error}") from error
+    stated = [root.findtext(f"size/{side}") for side in ("width", "height")]
+    if stated != [str(side) for side in size]:
+        raise DatasetError(f"{path}: written for an image of {'x'.join(map(str, stated))} px, not {size[0]}x{size[1]}")
+    boxes, without_area = [], []
+    for number, item in enumerate(root.iter("object"), 1):
+        name, corners = item.findtext("name"), [item.findtext(f"bndbox/{key}") for key in CORNERS]
+        if name not in names:
+            raise DatasetError(f"{path}: object {number}: class {name!r}, must be one of {', '.join(names)}")
+        try:
+            left, top, right, bottom = map(float, corners)
+        except (TypeError, ValueError):
+            left = top = right = bottom = float("nan")
+        if not (0 <= left <= right <= size[0] and 0 <= top <= bottom <= size[1]):
+            raise DatasetError(
+                f"{path}: object {number}: {dict(zip(CORNERS, corners, strict=True))} is no box in the image"
+            )
+        if left == right or top == bottom:
+            without_area.append(number)
+        else:
+            boxes.append((names.index(name), left, top, right, bottom))
+    return boxes, without_area
+
+
+def _check(name: str) -> None:
+    require(name in DATASETS, "data set", name, " or ".join(DATASETS))
+
+
+def _coco128(folder: Path) -> Dataset:
+    package = Path(find_spec("ultralytics").submodule_search_locations[0])  # found without importing it
+    names = yaml.safe_load((package / "cfg" / "datasets" / "coco128.yaml").read_text(encoding="utf-8"))["names"]
+    places = {"train": "images/train2017", "val": "images/train2017", "test": "images/val2017"}
+    config = {"path": str(fetch(SOURCES["coco128"]))} | places | {"names": names}
+    write_atomically(folder / "coco128.yaml", yaml.safe_dump(config, sort_keys=False))
+    found = read(folder / "coco128.yaml")
+    foreign = ("belong to no image", "label cache")  # files of this copy that are not part of the data set
+    return replace(found, warnings=tuple(t for t in found.warnings if not any(words in t for words in foreign)))
+
+
+def _whole(folder: Path) -> Dataset | None:
+    """The data set that `_make` left in the folder; None if it is absent, damaged or of another conversion."""
+    try:
+        made = json.loads((folder / MARKER).read_bytes())
+        found = read(folder / "bccd.yaml") if made["source"] == digest("bccd") else None
+        whole = found is not None and found.digest == made["digest"]
+        return replace(found, warnings=(*found.warnings, *made["warnings"])) if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _make(folder: Path) -> Dataset:
+    """Convert into a sibling folder, mark that as whole, and only then give it its name."""
+    if folder.exists() and not (folder / MARKER).exists() and any(folder.iterdir()):
+        raise DatasetError(f"{folder} holds something that was not made here: name another folder, or empty this one")
+    copy, unfinished = fetch(SOURCES["bccd"]), folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
+    try:
+        warnings = _convert(copy / "BCCD", unfinished)
+        made = {"source": digest("bccd"), "digest": read(unfinished / "bccd.yaml").digest, "warnings": warnings}
+        (unfinished / MARKER).write_text(canonical(made))
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, or of an older conversion
+        unfinished.rename(folder)
+        return _whole(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _convert(voc: Path, folder: Path) -> list[str]:
+    """BCCD's folder as a YOLO folder; returns what was left out, as sentences."""
+    left_out = []
+    for split in SPLITS:
+        images, labels = folder / "images" / split, folder / "labels" / split
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for name in (voc / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").split():
+            image = shutil.copyfile(voc / "JPEGImages" / f"{name}.jpg", images / f"{name}.jpg")
+            width, height = image_size(image)
+            boxes, numbers = voc_boxes(voc / "Annotations" / f"{name}.xml", BCCD_NAMES, (width, height))
+            lines = (
+                f"{label} {(left + right) / 2 / width:.7f} {(top + bottom) / 2 / height:.7f} "
+                f"{(right - left) / width:.7f} {(bottom - top) / height:.7f}\n"
+                for label, left, top, right, bottom in boxes
+            )
+            (labels / f"{name}.txt").write_text("".join(lines))
+            left_out += [f"{name}.xml object {number}" for number in numbers]
+    config = {split: f"images/{split}" for split in SPLITS} | {"names": list(BCCD_NAMES)}
+    (folder / "bccd.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return [f"{len(left_out)} boxes without area left out: {', '.join(left_out)}"] if left_out else []
