@@ -38,7 +38,7 @@ def test_numbered_without_gaps():
 
 @each
 def test_declares_every_field_of_a_study(path):
-    expected = {"study": "digits", "records": "committed", "write_report": False}
+    expected = {"study": "bccd", "records": "committed", "write_report": False}
     expected |= {item.name: None for item in fields(Study) if item.name != "name"}
     assert runner.declared(path) == expected
 

@@ -129,9 +129,8 @@ def test_no_file_names_a_machine():
             assert found is None, f"{name}: {found}"
 
 
-def test_readme_shows_what_the_records_say():
+def test_front_pages_show_what_the_records_say():
     from yolop import reporting
-    from yolop.specs import named_study
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert reporting.readme_with_results(text, named_study(reporting.README_STUDY)) == text
+    for name, text in reporting.front_pages().items():
+        assert (ROOT / name).read_text(encoding="utf-8") == text, name

@@ -29,7 +29,10 @@ write_report = False
 dataset = None
 imgsz = None
 models = None
+p = None
 epochs = None
+batch = None
+pretraining = None
 pretrain_epochs = None
 seeds = None
 ratios = None
@@ -261,7 +264,7 @@ def test_verify_names_every_difference(project, reporting, capsys):
     for name, text in texts.items():
         (folder / name).write_bytes(text.encode())
     (folder / "index.html").touch()  # not text of this kind: not compared
-    assert main(["verify", "smoke"]) == 0 and capsys.readouterr().out == "4 files equal\n"
+    assert main(["verify", "smoke"]) == 0 and capsys.readouterr().out == "smoke:\n4 files equal\n"
     (folder / "tables" / "a.csv").write_text("x,y\n1,3\n")
     (folder / "tables" / "a.md").unlink()
     (folder / "tables" / "b.csv").touch()
@@ -269,6 +272,7 @@ def test_verify_names_every_difference(project, reporting, capsys):
     assert main(["verify", "smoke"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
+        "smoke:",
         "differs  claims.json: line ends differ",
         "differs  tables/a.csv: line 2 is '1,3', the records give '1,2'",
         "missing  tables/a.md",
@@ -277,7 +281,7 @@ def test_verify_names_every_difference(project, reporting, capsys):
     ]
 
 
-def test_publish_takes_all_records_or_none(project, capsys):
+def test_publish_takes_all_records_or_none(project, capsys, monkeypatch):
     one, two = record(project), record(project, CensusSpec("two", CENSUS.models, nc=3, imgsz=64))
     manifest = project / "reports" / "smoke" / "manifest.json"
     committed = project / "data" / "records" / "smoke"
@@ -292,7 +296,12 @@ def test_publish_takes_all_records_or_none(project, capsys):
     committed.mkdir(parents=True)
     (committed / "census-old-64px-00000000.json").touch()
     notebook = toy(project, "01_first", "print(study, records, write_report)")
+    from yolop import reporting
+
+    monkeypatch.setattr(reporting, "README_STUDY", "smoke")
+    monkeypatch.setattr(reporting, "front_pages", lambda: {"README.md": "results"})
     assert main(["publish", "smoke"]) == 0
+    assert (project / "README.md").read_text() == "results"
     assert sorted(path.stem for path in committed.iterdir()) == sorted([one.run_id, two.run_id])
     assert Store("smoke", compute=False, root=project).get(CENSUS).metrics == {"params": 7}
     book = nbformat.read(notebook, as_version=4)

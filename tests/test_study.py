@@ -45,7 +45,7 @@ def evidence(root):
 def test_every_table_and_figure_of_the_paper_is_there(root):
     report = root / "reports" / "smoke"
     names = {path.stem for path in (report / "tables").glob("*.csv")}
-    assert names == set(tables.TABLES)
+    assert names == set(tables.TABLES) - {"parity"}  # which needs a data set that the original was run on
     assert {f"figure-{n}" for n in (2, 3, 4, 5)} <= names
     from yolop import plots
 
@@ -94,7 +94,7 @@ def test_committed_records_give_the_same_tables_without_data_weights_or_torch(ro
 
 def test_ratios_and_sparsities_of_the_papers_rows(evidence):
     table = tables.figure_4(evidence)
-    any_conv = table[table["reading"] == "any-conv"].reset_index()
+    any_conv = table[table["reading"] == "any Conv"].reset_index()
     assert (table.groupby("conv")["sparsity"].nunique() >= 1).all()
     assert (any_conv["sparsity"] < any_conv["conv"]).all()  # what Detect and batch norm hold is out of reach
     assert (any_conv["sparsity"] > 0.95 * any_conv["conv"]).all()
@@ -105,6 +105,37 @@ def test_ratios_and_sparsities_of_the_papers_rows(evidence):
 def test_a_sweep_point_is_the_unpruned_model_at_ratio_0(evidence):
     dense = tables.point(evidence, "l1-unstructured")
     assert dense["mAP50"] == evidence.trained("p-best").metrics["test"]["mAP50"]
+
+
+def test_the_control_of_figure_3_has_the_sparsity_of_the_ratios_by_type(evidence):
+    by_type, uniform = (
+        tables.point(evidence, "l1-unstructured", **dict(zip(("conv", "c3", "sppf"), row, strict=True)))
+        for row in study.PAPER_ROWS["figure-3"][::-1]
+    )
+    control = tables.control(evidence)
+    assert control["conv"] == control["c3"] == control["sppf"] < uniform["conv"]
+    assert control["sparsity"] == pytest.approx(by_type["sparsity"], abs=2e-5)
+
+
+def test_means_and_intervals_over_seeds():
+    rng = np.random.default_rng(0)
+    found = [{"mAP50": m, "mAP50_95": m / 2, "mAP50_resampled": m + rng.normal(0, 0.01, 200)} for m in (0.8, 0.82, 0.9)]
+    over = tables._over_seeds(found)
+    assert over["mAP50"] == pytest.approx(0.84) and over["mAP50_95"] == pytest.approx(0.42)
+    one = tables._over_seeds(found[:1])
+    assert one["mAP50_high"] - one["mAP50_low"] < over["mAP50_high"] - over["mAP50_low"]  # luck of training is in it
+    assert over["mAP50_low"] < 0.82 and over["mAP50_high"] > 0.86
+    shifted = [f | {"mAP50_resampled": f["mAP50_resampled"] + 0.05} for f in found]
+    paired = tables._over_seeds(shifted)["mAP50_resampled"] - over["mAP50_resampled"]
+    assert paired == pytest.approx(0.05)  # the same seeds and images are drawn for every model
+
+
+def test_the_ledger_holds_every_claim_and_this_study(evidence):
+    table = claims.ledger(evidence)
+    assert (
+        len(table) == len(paper.CLAIMS)
+        and table["smoke"].isin(["holds", "does not hold", "undecided", "not run"]).all()
+    )
 
 
 def test_same_steps_are_the_same_steps(evidence):
@@ -169,7 +200,7 @@ def test_bad_names_are_refused_before_any_work():
 
 def test_the_shapes_of_the_grid_include_n_and_p():
     assert MODELS["n"] in study.GRID and MODELS["p"] in study.GRID
-    assert set(study.NAMES) == set(study.TRAININGS)
+    assert set(study.NAMES) == set().union(*study.TRAININGS.values())
 
 
 def test_markdown_and_csv_are_stable_and_escape():
@@ -187,7 +218,10 @@ def test_a_sentence_with_an_unknown_number_fails():
 
 
 def test_a_percentage_of_nothing_is_undecided(monkeypatch):
-    found = {"p": {"mAP50": 0.1, "resampled": np.array([0.1, 0.2])}, "n": {"mAP50": 0.0, "resampled": np.zeros(2)}}
+    found = {
+        "p": {"mAP50": 0.1, "mAP50_resampled": np.array([0.1, 0.2])},
+        "n": {"mAP50": 0.0, "mAP50_resampled": np.zeros(2)},
+    }
     monkeypatch.setattr(claims, "scores", lambda e, label: found[label])
     estimate, verdict, _ = claims.JUDGES["p-loss-in-percent"](None)
     assert verdict == "undecided" and "not defined" in estimate

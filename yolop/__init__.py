@@ -6,7 +6,10 @@ One idea runs through the package: spec -> record -> table -> figure -> sentence
     specs       frozen descriptions of work; the identity of a run
     store       get_or_run(spec): content-keyed, atomic, verified on read
     study       the graph of a study: which spec needs which, computed on demand
+    recipe      which p the paper trained and what it pruned, by arithmetic on shapes
     datasets    digits (generated) and any YOLO data.yaml, checked before use
+    downloads   files whose content is known: found in place or fetched, unpacked safely
+    public      bccd, coco128 and the official weights by name
     models      YOLOv5 v6 from (depth, width, classes); census; closed-form counts
     head        the anchor-based Detect layer, its loss, anchors fitted to a data set
     checkpoints safetensors; transfer of weights between sizes

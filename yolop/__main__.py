@@ -23,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=help_text, description=help_text)
         if name != "doctor":
-            command.add_argument("study", nargs="?", default="digits", help=f"{', '.join(STUDIES)} (default: digits)")
+            default = "" if name == "verify" else "digits"
+            shown = f"{', '.join(STUDIES)} (default: {default or 'all that are published'})"
+            command.add_argument("study", nargs="?", default=default, help=shown)
         if name == "run":
             command.add_argument("--only", default="", metavar="02,04", help="numbers of the notebooks to run")
             changes = "change fields of the study, e.g. epochs=10 models=n,p dataset=my/data.yaml"

@@ -6,13 +6,17 @@ claim's own threshold; here stands how its estimate is made.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
 from yolop import paper
+from yolop.specs import STUDIES
+from yolop.store import ROOT
 from yolop.study import NAMES, PAPER_ROWS, Evidence
-from yolop.tables import interval, point, resampled, scores
+from yolop.tables import control, interval, point, scores, sensitivity_table, sweeps_table
 
 HOLDS, FAILS, OPEN, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 
@@ -38,6 +42,22 @@ def verdicts(e: Evidence, ids: tuple[str, ...] = ()) -> list[dict]:
     return rows
 
 
+def ledger(e: Evidence) -> pd.DataFrame:
+    """One row per claim: its verdict on this study and on every other whose report is published (`claims.json`)."""
+    found = {e.study.name: verdicts(e)}
+    for name in STUDIES:
+        file = ROOT / "reports" / name / "claims.json"
+        if name not in found and file.exists() and list((ROOT / "data" / "records" / name).glob("*.json")):
+            found[name] = json.loads(file.read_text(encoding="utf-8"))
+    rows = []
+    for claim in paper.CLAIMS:
+        row = {"claim": claim.text, "where": claim.where}
+        for name, judged in found.items():
+            row[name] = next((r["verdict"] for r in judged if r["id"] == claim.id), NOT_RUN)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def judge(low: float, high: float, lower: float = -np.inf, upper: float = np.inf) -> str:
     """Verdict on "lower < value < upper" for an interval: all inside holds, all outside does not, else undecided."""
     if lower < low and high < upper:
@@ -51,11 +71,12 @@ def judge(low: float, high: float, lower: float = -np.inf, upper: float = np.inf
 def _map_difference(e: Evidence, a: str, b: str, scale: str = "points") -> tuple[float, float, float]:
     """mAP50 of model a minus that of b on the same images, with its interval: in points, or in % of b's."""
     x, y = scores(e, a), scores(e, b)
-    if scale == "percent" and not y["resampled"].all():
+    drawn, base = x["mAP50_resampled"], y["mAP50_resampled"]
+    if scale == "percent" and not base.all():
         return np.nan, -np.inf, np.inf  # nothing is a percentage of 0
     if scale == "points":
-        return 100 * (x["mAP50"] - y["mAP50"]), *interval(100 * (x["resampled"] - y["resampled"]))
-    return 100 * (x["mAP50"] / y["mAP50"] - 1), *interval(100 * (x["resampled"] / y["resampled"] - 1))
+        return 100 * (x["mAP50"] - y["mAP50"]), *interval(100 * (drawn - base))
+    return 100 * (x["mAP50"] / y["mAP50"] - 1), *interval(100 * (drawn / base - 1))
 
 
 def _accuracy(a: str, b: str, lower: float, upper: float = np.inf, sign: int = 1, scale: str = "points") -> Callable:
@@ -166,46 +187,48 @@ def _few_in_stem_and_detect(e: Evidence) -> tuple[str, str, str]:
 
 def _layer_cost(prefix: str) -> Callable:
     def judge_it(e: Evidence) -> tuple[str, str, str]:
-        rows = e.sensitivity()
-        own = np.mean([row["mAP50_lost"] for row in rows if row["layer"].startswith(prefix)])
-        median = np.median([row["mAP50_lost"] for row in rows])
+        lost = sensitivity_table(e).set_index("layer")["mAP50_lost"]
+        own, median = lost[lost.index.str.startswith(prefix)].mean(), lost.median()
         estimate = f"loses {100 * own:.1f} points when half of it is cut, the median layer {100 * median:.1f}"
         return estimate, HOLDS if own > median else FAILS, "sensitivity"
 
     return judge_it
 
 
-def _pruned_difference(e: Evidence, a: dict, b: dict) -> tuple[float, float, float]:
-    x, y = point(e, **a), point(e, **b)
-    return 100 * (x["mAP50"] - y["mAP50"]), *interval(100 * (resampled(x) - resampled(y)))
+def _difference(x: dict, y: dict) -> tuple[float, float, float]:
+    """Points of mAP50 that pruned model x has over y on the same images, with the interval."""
+    return 100 * (x["mAP50"] - y["mAP50"]), *interval(100 * (x["mAP50_resampled"] - y["mAP50_resampled"]))
 
 
-def _by_type(lower: float, upper: float = np.inf) -> Callable:
+def _by_type(lower: float, upper: float = np.inf, same_sparsity: bool = False) -> Callable:
     def judge_it(e: Evidence) -> tuple[str, str, str]:
-        asked = [dict(zip(("conv", "c3", "sppf"), row, strict=True)) for row in PAPER_ROWS["figure-3"]]
-        uniform, by_type = ({"method": "l1-unstructured"} | row for row in asked)
-        value, low, high = _pruned_difference(e, by_type, uniform)
-        one, other = (point(e, **row)["sparsity"] for row in (by_type, uniform))
-        estimate = f"{value:+.1f} points ({low:+.1f} to {high:+.1f}), at sparsity {one:.3f} against {other:.3f}"
-        return estimate, judge(low, high, lower, upper), "figure-3"
+        uniform, by_type = (
+            point(e, "l1-unstructured", **dict(zip(("conv", "c3", "sppf"), row, strict=True)))
+            for row in PAPER_ROWS["figure-3"]
+        )
+        other = control(e) if same_sparsity else uniform
+        value, low, high = _difference(by_type, other)
+        estimate = f"{value:+.1f} points ({low:+.1f} to {high:+.1f}), at sparsity {by_type['sparsity']:.3f}"
+        return f"{estimate} against {other['sparsity']:.3f}", judge(low, high, lower, upper), "figure-3"
 
     return judge_it
 
 
 def _lightest(e: Evidence) -> tuple[str, str, str]:
-    asked = [dict(zip(("conv", "c3", "sppf"), row, strict=True)) for row in PAPER_ROWS["figure-4"]]
-    *harsher, lightest = ({"method": "l1-unstructured"} | row for row in asked)
-    value, low, high = min(_pruned_difference(e, lightest, row) for row in harsher)
+    *harsher, lightest = (
+        point(e, "l1-unstructured", **dict(zip(("conv", "c3", "sppf"), row, strict=True)))
+        for row in PAPER_ROWS["figure-4"]
+    )
+    value, low, high = min(_difference(lightest, row) for row in harsher)
     return f"{value:+.1f} points over the next best ({low:+.1f} to {high:+.1f})", judge(low, high, 0), "figure-4"
 
 
 def _structured(e: Evidence) -> tuple[str, str, str]:
-    dense = point(e, "l1-unstructured")["mAP50"]
+    dense, table = point(e, "l1-unstructured")["mAP50"], sweeps_table(e).query("modules == 'all' and ratio > 0")
     largest = {}
     for method in ("l1-structured", "l1-unstructured"):
-        rows = [row for row in e.sweep(method) if row["conv"] == row["c3"] == row["sppf"] > 0 and row["detect"] == 0]
-        kept = {row["conv"]: row["mAP50"] >= 0.95 * dense for row in rows}
-        passed = [ratio for ratio in sorted(kept) if all(kept[r] for r in kept if r <= ratio)]
+        kept = table[table["method"] == method].set_index("ratio")["mAP50"] >= 0.95 * dense
+        passed = [ratio for ratio in sorted(kept.index) if kept[kept.index <= ratio].all()]
         largest[method] = max(passed, default=0.0)
     structured, unstructured = largest["l1-structured"], largest["l1-unstructured"]
     said = f"up to ratio {structured:g}" if structured else f"at no ratio tried (from {min(e.study.ratios):g})"
@@ -246,8 +269,8 @@ def _sparse_pays(e: Evidence) -> tuple[str, str, str]:
 
 
 def _global(e: Evidence) -> tuple[str, str, str]:
-    by_type = {"method": "l1-unstructured", "conv": 0.3, "c3": 0.3, "sppf": 0.3}  # at one ratio, so equally sparse
-    value, low, high = _pruned_difference(e, {"method": "l1-global", "conv": 0.3}, by_type)
+    by_type = point(e, "l1-unstructured", conv=0.3, c3=0.3, sppf=0.3)  # at one ratio, so equally sparse
+    value, low, high = _difference(point(e, "l1-global", conv=0.3), by_type)
     estimate = f"{value:+.1f} points ({low:+.1f} to {high:+.1f}) at ratio 0.3, against 0.3 in each convolution"
     return estimate, judge(low, high, 0), "sweeps"
 
@@ -275,6 +298,7 @@ JUDGES: dict[str, Callable[[Evidence], tuple[str, str, str]]] = {
     "pruning-focus-costs-accuracy": _layer_cost("model.0."),
     "by-type-beats-uniform": _by_type(0),
     "by-type-gains-3-points": _by_type(2.25, 3.75),
+    "by-type-beats-same-sparsity": _by_type(0, same_sparsity=True),
     "unstructured-lightest-is-best": _lightest,
     "structured-only-tiny-ratios": _structured,
     "pruning-gives-no-speed": _no_speed,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from yolop import plots, reporting, tables
+from yolop import claims, plots, reporting, tables
 from yolop.study import Evidence
 
 CSS = """
@@ -45,8 +45,12 @@ def table_html(table: pd.DataFrame, columns: list[str] | None = None) -> str:
     for row in text.itertuples(index=False):
         cells = []
         for name, value, number in zip(text, row, numeric, strict=True):
-            kind = f"verdict {value.replace(' ', '-')}" if name == "verdict" else "number" if number else ""
-            cells.append(f'<td class="{kind}">{html.escape(value)}</td>' if kind else f"<td>{html.escape(value)}</td>")
+            text_html = html.escape(value)
+            if name == "table":  # where the numbers of a claim stand
+                text_html = f'<a href="tables/{text_html}.md">{text_html}</a>'
+            judged = value in (claims.HOLDS, claims.FAILS, claims.OPEN, claims.NOT_RUN)
+            kind = f"verdict {value.replace(' ', '-')}" if judged else "number" if number else ""
+            cells.append(f'<td class="{kind}">{text_html}</td>' if kind else f"<td>{text_html}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
@@ -76,12 +80,18 @@ def index_html(e: Evidence, folder: Path) -> str:
             svg = svg.replace(mark, f"{mark}{name}-")
         return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
+    def table(name: str, columns: list[str] | None = None) -> str:
+        found = frame(name)
+        return table_html(found, columns and [c for c in columns if c in found]) if len(found) else ""
+
     record = e.trained("n")
     host = record.host
     notebooks = sorted(path.name for path in (folder / "notebooks").glob("[0-9]*.ipynb") if "failed" not in path.name)
     links = " ".join(f'<a href="notebooks/{name}">{name[:2]}</a>' for name in notebooks)
-    accuracy = ["model", "mAP50_paper", "mAP50", "mAP50_low", "mAP50_high", "mAP50_95_paper", "mAP50_95"]
-    time = ["model", "latency_ms_paper", "latency_ms", "p90_ms", "fps_paper", "fps", "ratio_to_n"]
+    accuracy = ["model", "seeds", "mAP50_paper", "mAP50", "mAP50_low", "mAP50_high"]
+    accuracy += ["mAP50_95_paper", "mAP50_95", "mAP50_95_low", "mAP50_95_high"]
+    time = ["model", "latency_ms_paper", "latency_ms", "p90_ms", "fps_paper", "fps"]
+    time += ["ratio_to_n", "ratio_low_to_n", "ratio_high_to_n"]
     pruned = ["conv", "c3", "sppf", "reading", "sparsity_paper", "sparsity", "mAP50_paper", "mAP50", "mAP50_95"]
     parts = [
         "<h1>Shrinking and pruning YOLOv5: what of the paper holds?</h1>",
@@ -101,6 +111,7 @@ def index_html(e: Evidence, folder: Path) -> str:
             "within 2 %: masks alone bring no speed.",
             "answer",
         ),
+        say("The data: {data_set}.", "note"),
         say(
             "Read with care: {seed_note}. Test split: {test_images} images, {test_boxes} boxes, {nc} classes, {imgsz} px.",
             "note",
@@ -113,22 +124,41 @@ def index_html(e: Evidence, folder: Path) -> str:
         ),
         "<p>Levels come from the data and cannot be compared; order and distances can.</p>",
         "<h2>Custom pretraining and the controls beside it</h2>",
+        say("Here, {pretraining_way}."),
         table_html(frame("pretraining")),
         figure("pretraining", "What each starting point gives p over training from scratch."),
         figure("learning-curves", "Learning curves of every training."),
         "<h2>Pruning without retraining</h2>",
-        "<p>Ratio is what is asked, sparsity what share of all parameters is zero. Two readings of &ldquo;module&rdquo;: "
-        "<em>own</em> takes the ratio of the layer that a convolution sits in, <em>any-conv</em> Conv&rsquo;s ratio everywhere.</p>",
+        "<p>Ratio is what is asked, sparsity what share of all parameters is zero. Three readings of &ldquo;module&rdquo;: "
+        "in <em>own</em> a convolution takes the ratio of the layer that it sits in, in <em>any Conv</em> all but Detect take Conv&rsquo;s, "
+        "in <em>every conv</em> Detect too.</p>",
         figure(
             "sweeps", "All modules at one ratio: small weights against chance, single weights against whole filters."
         ),
         figure("sweeps-by-module", "One kind of module at a time."),
         "<h2>Figure 3: one ratio against ratios by module</h2>",
-        table_html(frame("figure-3"), [c for c in pruned if c in frame("figure-3")]),
+        table("figure-3", pruned),
+        say(
+            "The last row is the control that the paper lacks: as many zeros as by type of module, spread evenly. By type over that "
+            "control: {control_points} points of mAP50."
+        ),
         "<h2>Figure 4: L1 unstructured</h2>",
         table_html(frame("figure-4"), pruned),
         "<h2>Figure 5: L1 structured</h2>",
         table_html(frame("figure-5"), pruned),
+        "<h2>Which p did the paper train, and what did it prune?</h2>",
+        say(
+            "{recipe_candidates:,} candidates by arithmetic alone: depth, width, classes, readings of module, ways to count. None that is not "
+            "larger than n prints all six sparsities of Figures 4 and 5; {recipe_five_not_larger} print five, and pseudo-papers whose network is "
+            "not among the candidates do as well in {recipe_chance_as_many_low_pct:.0f} to {recipe_chance_as_many_high_pct:.0f} % of cases. So p "
+            "stays unknown. Firm is that SPPF and C3 were cut at Conv's ratio: the ratios by module had no effect."
+        ),
+        table("recipe-fits"),
+        figure("recipe", "How far candidates print from the paper's six sparsities; grey: the same digits."),
+        "<h2>Seen and unseen images</h2>",
+        "<p>YOLOv5&rsquo;s tutorial validates coco128 on its training images. Every model on val and on test:</p>",
+        table("val-and-test"),
+        *(["<h2>Is our code faithful?</h2>", table("parity")] if len(frame("parity")) else []),
         "<h2>Zeros and speed</h2>",
         figure("latency-pruned", "Time of pruned networks over the dense one."),
         figure("sparse-tensors", "p's layers as sparse matrix products, the only way PyTorch has for sparse weights."),
@@ -136,16 +166,18 @@ def index_html(e: Evidence, folder: Path) -> str:
         "<h2>Look at it</h2>",
         figure("pictures", "The same test pictures: the truth, then each network, then p with weights zeroed."),
         "<h2>Every claim, judged</h2>",
-        table_html(frame("claims"), ["claim", "where", "estimate", "threshold", "verdict"]),
+        table_html(frame("claims"), ["claim", "where", "estimate", "threshold", "verdict", "table"]),
+        "<p>The verdicts of this study beside those of the others that are published:</p>",
+        table_html(claims.ledger(e)),
         "<h2>Does the paper agree with itself?</h2>",
         say("{audit_wrong} of {audit_rows} checks of its own arithmetic do not add up."),
         table_html(frame("audit")),
         "<h2>Limits</h2>",
-        "<p>The data set is generated, small and easy to name the faults of; trainings are short; the default study has one seed a "
-        "model, so that differences between trainings are partly luck; times are of one machine and small images. The paper&rsquo;s "
-        "data, classes, image size, schedule and p are not printed, so what fails here may hold there.</p>",
+        "<p>Small data sets, short trainings, few seeds, one machine, small images. Intervals of time ratios hold within one run; "
+        "between runs on a shared machine they drift by some percent. The paper&rsquo;s data, classes, image size, schedule and p are "
+        "not printed, so what fails here may hold there.</p>",
         "<h2>Run it again</h2>",
-        f"<pre>make study\n.venv/bin/python -m yolop verify {html.escape(e.study.name)}</pre>",
+        f"<pre>.venv/bin/python -m yolop run {html.escape(e.study.name)}\n.venv/bin/python -m yolop verify {html.escape(e.study.name)}</pre>",
         f"<nav>Executed notebooks: {links}</nav>" if links else "",
         f"<footer><p>Computed on {html.escape(str(host['cpu']))}, {host['cores']} cores, Python {host['python']}, torch "
         f"{record.versions['torch']}, ultralytics {record.versions['ultralytics-opencv-headless']}. Data digest "

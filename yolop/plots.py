@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from yolop import paper
+from yolop.recipe import draw_recipe
 from yolop.study import NAMES, Evidence
 
 STYLE = {
@@ -38,6 +39,8 @@ COLOURS = {
     NAMES["p"]: "#d95f02",
     NAMES["p-best"]: "#1b9e77",
     NAMES["p-corpus"]: "#999999",
+    NAMES["n-coco"]: "#17a2c4",
+    NAMES["p-coco"]: "#e6ab02",
     NAMES["p-same-steps"]: "#e7298a",
     NAMES["p-from-n"]: "#a6761d",
     NAMES["p-from-n-l1"]: "#666666",
@@ -63,7 +66,7 @@ Frame = Callable[[str], pd.DataFrame]
 def draw(name: str, frame: Frame, evidence: Evidence) -> Figure:
     """The figure `name` of FIGURES."""
     with rc_context(STYLE):
-        return FIGURES[name](evidence if name == "pictures" else frame)
+        return FIGURES[name](evidence if name in FROM_RECORDS else frame)
 
 
 def to_svg(figure: Figure) -> str:
@@ -175,7 +178,7 @@ def scaling_grid(frame: Frame) -> Figure:
             label=f"depth {depth:g}",
         )
     for label, depth, width in (("n", 0.33, 0.25), ("p", 0.16, 0.20)):
-        row = grid[(grid["depth_multiple"] == depth) & (grid["width_multiple"] == width)].iloc[0]
+        row = grid[(grid["depth_multiple"] == depth) & (grid["width_multiple"] == width)].iloc[0]  # p: the default one
         style = {"arrowstyle": "-", "color": "#555555", "lw": 0.8}
         where = (18, -28) if label == "n" else (-34, 22)
         ax.annotate(
@@ -221,8 +224,8 @@ def learning_curves(frame: Frame) -> Figure:
         scored = part.dropna(subset="mAP50")
         left.plot(part["steps"], part["loss"], color=COLOURS[model], lw=1.2)
         right.plot(scored["steps"], scored["mAP50"], "o-", ms=3, color=COLOURS[model], lw=1.2, label=model)
-    left.set(xlabel="steps (batches of 16)", ylabel="training loss (box + obj + cls)", yscale="log")
-    right.set(xlabel="steps (batches of 16)", ylabel="mAP50 (val; corpus: its own val)", ylim=(0, 1))
+    left.set(xlabel="steps (batches)", ylabel="training loss (box + obj + cls)", yscale="log")
+    right.set(xlabel="steps (batches)", ylabel="mAP50 (val; corpus: its own val)", ylim=(0, 1))
     right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -237,7 +240,7 @@ def pretraining(frame: Frame) -> Figure:
     ax.axvline(0, color="#999999", lw=0.8)
     ax.set_yticks(range(len(table)), table["model"])
     ax.invert_yaxis()
-    ax.set_xlabel("mAP50 over p from scratch (points, 95 % interval over test images)")
+    ax.set_xlabel("mAP50 over p from scratch (points, 95 % interval)")
     return figure
 
 
@@ -250,6 +253,9 @@ def sweeps(frame: Frame) -> Figure:
         part = table[table["method"] == method]
         mean = part.groupby("ratio")[["sparsity", "mAP50"]].mean()
         ax.plot(mean["sparsity"], mean["mAP50"], line, marker="o", ms=3.5, color=colour, label=label, lw=1.3)
+        if "mAP50_sd" in part and method.startswith("l1"):  # between training seeds
+            sd = part.groupby("ratio")["mAP50_sd"].mean()
+            ax.fill_between(mean["sparsity"], mean["mAP50"] - sd, mean["mAP50"] + sd, color=colour, alpha=0.15, lw=0)
         if method.startswith("random"):
             ax.plot(part["sparsity"], part["mAP50"], ".", ms=3, color=colour, alpha=0.6)
     ax.axhline(dense, color="#999999", lw=0.8)
@@ -338,7 +344,7 @@ def pictures(evidence: Evidence) -> Figure:
     from PIL import Image
 
     found = evidence.pictures()
-    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p["png"])))) for p in found["pictures"]]
+    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p["jpeg"])))) for p in found["pictures"]]
     rows = {"truth": [[[*t[1:], 1.0, t[0]] for t in p["truth"]] for p in found["pictures"]]}
     rows |= {row["label"]: row["boxes"] for row in found["detections"]}
     figure, axes = _axes(1.9 * len(images) + 1.6, 1.95 * len(rows), columns=len(images), rows=len(rows), squeeze=False)
@@ -381,5 +387,7 @@ FIGURES = {
     "latency-pruned": latency_pruned,
     "sparse-tensors": sparse_tensors,
     "pictures": pictures,
+    "recipe": lambda evidence: draw_recipe(evidence.recipe()),
 }
+FROM_RECORDS = ("pictures", "recipe")  # what they show is in no table
 PHOTOGRAPHIC = ("pictures",)  # shown and kept as JPEG

@@ -26,6 +26,7 @@ KINDS = ("Conv", "C3", "SPPF")  # in the order of the paper's ratios
 # Whose ratio the convolutions of C3, SPPF and Detect get, "spared": none. Those of a layer Conv always get Conv's.
 READINGS = tuple(product(("C3", "Conv", "spared"), ("SPPF", "Conv", "spared"), ("spared", "Conv", "C3", "SPPF")))
 OWN, ANY_CONV, EVERY_CONV = ("C3", "SPPF", "spared"), ("Conv", "Conv", "spared"), ("Conv", "Conv", "Conv")
+# EVERY_CONV is what YOLOv5's own prune() does; its sparsity() is a share of all parameters, printed to three digits.
 COUNTED = ("all parameters", "fused parameters", "convolution weights")  # what the sparsity is a share of
 REMOVED = ("filters", "input channels")  # by structured pruning: dim 0 or 1 of the weights
 
@@ -110,18 +111,16 @@ def zeros(convs: list[tuple], kind: str, whose: str, dim: int) -> np.ndarray:
     """(6, networks, N or 1) weights zeroed in layers of one kind at `whose` ratio in the rows of Figures 4 and 5.
 
     PyTorch's pruning rounds ratio x size, halves to even, where size counts the weights (Figure 4, unstructured) or
-    the slices along `dim` (Figure 5, structured; a small ratio of few channels removes none).
+    the slices along `dim` (Figure 5, structured: a small ratio of few channels removes none).
     """
 
-    def rounded(figure: int, ratio: float, c1, c2, area: int):
-        weights = c1 * c2 * area
-        size = weights if figure == 4 else (c2, c1)[dim]
-        return np.rint(ratio * size) * (weights // size)
-
-    chosen = [conv[1:] for conv in convs if conv[0] == kind]
-    ratios = [0.0 if whose == "spared" else row[1 + KINDS.index(whose)] for row in ROWS]
-    counts = [sum(rounded(row[0], r, *conv) for conv in chosen) for row, r in zip(ROWS, ratios, strict=True)]
-    return np.stack(np.broadcast_arrays(*counts))
+    ratios = np.array([0.0 if whose == "spared" else row[1 + KINDS.index(whose)] for row in ROWS])[:, None, None]
+    unstructured = structured = 0
+    for c1, c2, area in (conv[1:] for conv in convs if conv[0] == kind):
+        weights, slices = c1 * c2 * area, (c2, c1)[dim]
+        unstructured = unstructured + np.rint(ratios[:3] * weights)
+        structured = structured + np.rint(ratios[3:] * slices) * (weights // slices)
+    return np.concatenate(np.broadcast_arrays(unstructured, structured))
 
 
 def sparsities(repeats: tuple, channels, nc, dim: int, readings=READINGS) -> np.ndarray:

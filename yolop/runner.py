@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from yolop import drift, store
-from yolop.specs import STUDIES, SpecError, Study, named_study, require
+from yolop.specs import DATASETS, STUDIES, SpecError, Study, named_study, require
 from yolop.store import DamagedRecord, Record, StoreError, sha256, write_atomically
 
 # Percent of a first `digits` run on two cores; after a run its own seconds are used.
@@ -88,7 +88,7 @@ def prepare(name: str, settings: list[str], only: str = "") -> tuple[Study, dict
         for field in ("study", "records", "write_report", *changes):
             require(field in names, "parameter", field, f"one that {notebook.name} declares: " + ", ".join(names))
     study = named_study(name, **changes)
-    if study.dataset != "digits":
+    if study.dataset not in DATASETS:
         changes["dataset"] = str(_checked_dataset(Path(study.dataset)))
         study = named_study(name, **changes)
     values = {field: getattr(study, field) for field in changes}
@@ -107,6 +107,20 @@ def _checked_dataset(path: Path) -> Path:
     return path
 
 
+def _fetch(study: Study) -> None:
+    """Have what the study needs from elsewhere, downloaded where no copy lies ready; SpecError says what is wrong."""
+    from yolop import public
+    from yolop.downloads import DownloadError
+
+    try:
+        if study.dataset in public.DATASETS:
+            public.fetch(public.SOURCES[study.dataset])
+        if study.pretraining == "coco":
+            public.official_weights()
+    except DownloadError as error:
+        raise SpecError(str(error)) from None
+
+
 def run(name: str, settings: list[str], only: str = "", records: str = "fresh") -> None:
     """Run a study's notebooks into `reports/<study>/` and index them there.
 
@@ -115,6 +129,8 @@ def run(name: str, settings: list[str], only: str = "", records: str = "fresh") 
         NotebookError: at the first notebook that fails; those after it are not run.
     """
     study, parameters, chosen = prepare(name, settings, only)
+    if records == "fresh":
+        _fetch(study)
     parameters |= {"study": name, "records": records, "write_report": True}
     report = store.ROOT / "reports" / study.name
     timings = store.ROOT / "data" / "runs" / study.name / "timings.json"
@@ -343,12 +359,20 @@ def _state(folder: Path) -> str:
         return "damaged"
 
 
-def verify(name: str) -> bool:
+def published() -> list[str]:
+    """Names of the studies whose records are committed, in the order of STUDIES."""
+    return [name for name in STUDIES if list((store.ROOT / "data" / "records" / name).glob("*.json"))]
+
+
+def verify(name: str = "") -> bool:
     """Recompute every table and claim from committed records and compare with `reports/<study>/`, byte for byte.
 
-    Prints each file that differs and returns whether none does.
+    Of one study, or of all that are published. Prints each file that differs and returns whether none does.
     """
+    if not name:
+        return all([verify(study) for study in published()])
     study = named_study(name)
+    print(f"{study.name}:")
     from yolop import reporting
 
     report, texts = store.ROOT / "reports" / study.name, reporting.texts(study)
@@ -396,15 +420,15 @@ def publish(name: str) -> None:
         write_atomically(path, text)
     for path in set(committed.glob("*.json")) - set(texts):
         path.unlink()
-    chosen = notebooks()
-    progress = Progress([path.stem for path in chosen], {})
-    with _ending_kernels():
-        for path in chosen:
-            with progress.of(path.stem):
-                execute(path, path, {}, progress)
     from yolop import reporting
 
-    if study.name == reporting.README_STUDY:
-        readme = store.ROOT / "README.md"
-        write_atomically(readme, reporting.readme_with_results(readme.read_text(encoding="utf-8"), study))
-    print(f"{len(texts)} records and {len(chosen)} notebooks published: look at them, then commit")
+    if reporting.README_STUDY in published():
+        chosen = notebooks()
+        progress = Progress([path.stem for path in chosen], {})
+        with _ending_kernels():
+            for path in chosen:
+                with progress.of(path.stem):
+                    execute(path, path, {}, progress)
+        for file, content in reporting.front_pages().items():
+            write_atomically(store.ROOT / file, content)
+    print(f"{len(texts)} records published: look at them, the notebooks and the READMEs, then commit")

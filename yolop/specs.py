@@ -212,6 +212,21 @@ class SweepSpec:
 
 
 @dataclass(frozen=True)
+class EvaluationSpec:
+    """Weights as they are, evaluated on one split."""
+
+    kind: ClassVar[str] = "evaluation"
+    parent: str  # run id of the weights
+    data: str
+    imgsz: int
+    split: str
+
+    @property
+    def slug(self) -> str:
+        return f"{self.split}-{self.imgsz}px"
+
+
+@dataclass(frozen=True)
 class SensitivitySpec:
     """Prune one convolution at a time, all others left dense."""
 

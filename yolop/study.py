@@ -18,9 +18,9 @@ from yolop.specs import (
     MODELS,
     ORIGINAL_RECIPE,
     PHOTOGRAPHS,
-    READINGS,
     CensusSpec,
     DigitsSpec,
+    EvaluationSpec,
     FolderSpec,
     LatencySpec,
     ModelSpec,
@@ -74,6 +74,16 @@ NAMES = {
     "p-coco": "YOLOv5p (COCO weights)",
     "p-from-n": "YOLOv5p (n's matching layers)",
     "p-from-n-l1": "YOLOv5p (n's largest channels)",
+}
+ORIGINAL = {  # what the original code computed (github.com/ultralytics/yolov5 at 5081342f, float32, CPU), one run each
+    "coco128": {
+        "what": "official n (v6.0), untouched, on coco128's train2017 images at 640 px",
+        "scores": {"mAP50": 0.465, "mAP50_95": 0.308},
+    },
+    "bccd": {
+        "what": "n from the official weights, 60 epochs of the original's recipe, on bccd's val at 320 px",
+        "scores": {"mAP50": 0.910, "mAP50_95": 0.596},
+    },
 }
 SCOPES = {  # what a sweep's one ratio r is asked of
     "all": ("conv", "c3", "sppf"),
@@ -182,7 +192,16 @@ class Evidence:
             way, parent = init.split(":")
             init = f"{way}:{self.trained(parent, seed).run_id}"
         return TrainSpec(
-            self.shape(label), label, data["digest"], len(data["names"]), self.study.imgsz, epochs, batch, seed, init, **recipe
+            self.shape(label),
+            label,
+            data["digest"],
+            len(data["names"]),
+            self.study.imgsz,
+            epochs,
+            batch,
+            seed,
+            init,
+            **recipe,
         )
 
     def trained(self, label: str, seed: int | None = None) -> Record:
@@ -215,6 +234,26 @@ class Evidence:
 
         return self.store.get_or_run(spec, work)
 
+    def official_scores(self, split: str) -> dict:
+        """mAP of the official n, untouched, at 640 px on a split of coco128, whose 80 classes it knows."""
+        require(self.study.dataset == "coco128", "dataset", self.study.dataset, '"coco128"')
+        spec = EvaluationSpec(self.official().run_id, self.data().metrics["digest"], 640, split)
+
+        def work(_: Path) -> dict:
+            from yolop import models
+            from yolop.evaluation import Validation, evaluate
+
+            return evaluate(models.fused(self.model("coco")), Validation(self.dataset(), split, spec.imgsz), 200)
+
+        return self.store.get_or_run(spec, work).metrics
+
+    def recipe(self) -> dict:
+        """The search for the paper's unpublished p and pruning, by arithmetic over shapes."""
+        from yolop.recipe import RecipeSpec, search
+
+        spec = RecipeSpec(nc_max=10, papers=20) if self.study.name.startswith("smoke") else RecipeSpec()
+        return self.store.get_or_run(spec, lambda _: search(spec)).metrics
+
     def model(self, label: str, seed: int | None = None):
         """The trained model itself, unfused, in evaluation mode; only where records are computed."""
         from yolop import checkpoints, models
@@ -231,20 +270,28 @@ class Evidence:
         """Rows of a sweep over p (best): ratios asked, sparsity achieved, mAP on test.
 
         Args:
-            name: "figures" (unpruned and the exact rows of Figures 3 to 5, in both readings and both methods, and global
+            name: "figures" (unpruned and the exact rows of Figures 3 to 5, in every reading and both methods, and global
                 pruning beside them; with mAP50 on resampled images), or a method.
         """
+        return self._sweep_record(name, seed).metrics["rows"]
+
+    def control(self, seed: int | None = None) -> dict:
+        """The control of Figure 3: one ratio for all modules that gives the sparsity of its ratios by type of module."""
+        return self._sweep_record("figures", seed).metrics["control"]
+
+    def _sweep_record(self, name: str, seed: int | None) -> Record:
         spec = SweepSpec(name, self.trained("p-best", seed).run_id, self.data().metrics["digest"], self._points(name))
-        return self.store.get_or_run(spec, lambda _: {"rows": self._sweep(spec, seed)}).metrics["rows"]
+        return self.store.get_or_run(spec, lambda _: self._sweep(spec, seed))
 
     def _points(self, name: str) -> tuple[PruneSpec, ...]:
         if name == "figures":
             rows = [dict(zip(("conv", "c3", "sppf"), row, strict=True)) for rows in PAPER_ROWS.values() for row in rows]
             return tuple(
-                PruneSpec(method, reading=reading, **row)
+                PruneSpec(method, reading=reading, detect=row["conv"] if everywhere else 0.0, **row)
                 for method in METHODS[:2]
-                for reading in READINGS
+                for reading, everywhere in (("own", False), ("any-conv", False), ("any-conv", True))
                 for row in ({"conv": 0.0}, *rows)
+                if row["conv"] or not everywhere
             ) + (PruneSpec("l1-global", 0.3),)
         random = name.startswith("random")
         scopes = ("all",) if random else ("all", "all + Detect") if name == "l1-global" else tuple(SCOPES)
@@ -255,20 +302,31 @@ class Evidence:
             for ratio in self.study.ratios
         )
 
-    def _sweep(self, spec: SweepSpec, seed: int | None) -> list[dict]:
+    def _sweep(self, spec: SweepSpec, seed: int | None) -> dict:
         from dataclasses import asdict
 
         from yolop import models, pruning
         from yolop.evaluation import Validation, evaluate
 
         model, validation = self.model("p-best", seed), Validation(self.dataset(), spec.split, self.study.imgsz)
-        rows = []
-        for point in progress(spec.points, f"pruning, {spec.label}"):
+
+        def row(point: PruneSpec) -> dict:
             pruned = pruning.prune(model, point)
             scores = evaluate(models.fused(pruned), validation, 200 if spec.label == "figures" else 0)
             kept = {k: scores[k] for k in ("mAP50", "mAP50_95", "mAP50_resampled") if k in scores}
-            rows.append(asdict(point) | pruning.achieved(pruned) | kept)
-        return rows
+            return asdict(point) | pruning.achieved(pruned) | kept
+
+        found = {"rows": [row(point) for point in progress(spec.points, f"pruning, {spec.label}")]}
+        if spec.label == "figures":  # zeros of single weights grow with the ratio, so two points give the third
+            uniform, by_type = (
+                PruneSpec(**dict(zip(("conv", "c3", "sppf"), r, strict=True))) for r in PAPER_ROWS["figure-3"]
+            )
+            dense, high, goal = (
+                found["rows"][spec.points.index(point)]["sparsity"] for point in (PruneSpec(), uniform, by_type)
+            )
+            ratio = round(uniform.conv * (goal - dense) / (high - dense), 6)
+            found["control"] = row(PruneSpec(conv=ratio, c3=ratio, sppf=ratio))
+        return found
 
     def sensitivity(self, seed: int | None = None) -> list[dict]:
         """One row per convolution of p (best): mAP on val with that convolution alone pruned by half."""
@@ -396,7 +454,7 @@ class Evidence:
         return self.store.get_or_run(spec, work).metrics["rows"]
 
     def pictures(self) -> dict:
-        """A few test pictures (PNG, base64) with their true boxes and the detections of s, n, p and pruned p."""
+        """A few test pictures (JPEG, base64) with their true boxes and the detections of s, n, p and pruned p."""
         labels = [m for m in ("s", "n", "p", "p-best") if m in (*self.study.models, "p-best")]
         variants = [Variant(NAMES[m], self.shape(m), self.trained(m).run_id) for m in labels]
         for ratio in (0.3, 0.6):
@@ -420,14 +478,15 @@ class Evidence:
         pictures = []
         for i in chosen:
             file = io.BytesIO()
-            Image.fromarray(validation.images[i].permute(1, 2, 0).numpy()).save(file, "PNG")
+            Image.fromarray(validation.images[i].permute(1, 2, 0).numpy()).save(file, "JPEG", quality=85)
             pictures.append(
-                {"png": base64.b64encode(file.getvalue()).decode(), "truth": validation.targets[i].tolist()}
+                {"jpeg": base64.b64encode(file.getvalue()).decode(), "truth": validation.targets[i].tolist()}
             )
         found = []
         for v in spec.variants:
-            boxes = detect(self._subject(v, len(validation.names)), validation.images[chosen])
-            found.append({"label": v.label, "boxes": [b.tolist() for b in boxes]})
+            model = self._subject(v, len(validation.names))
+            boxes = [detect(model, validation.images[i][None])[0].tolist() for i in chosen]
+            found.append({"label": v.label, "boxes": boxes})
         return {"names": list(validation.names), "pictures": pictures, "detections": found}
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from yolop import paper
-from yolop.specs import MODELS
-from yolop.study import GRID, NAMES, SCOPES, TRAININGS, Evidence, grid_label
+from yolop import paper, recipe
+from yolop.study import GRID, NAMES, ORIGINAL, SCOPES, Evidence, grid_label
+
+SEED_DRAWS = 2000  # of training seeds, each on one bootstrap sample of the images
 
 
 def dataset_table(e: Evidence) -> pd.DataFrame:
     """Images and boxes of the data set and of the pretraining corpus, split by split."""
     rows = []
-    for corpus in (False, True):
+    for corpus in (False, True) if e.study.pretraining == "corpus" else (False,):
         record = e.data(corpus).metrics
         for split, found in record["splits"].items():
             rows.append(
@@ -34,7 +35,7 @@ def sizes_table(e: Evidence) -> pd.DataFrame:
     """n to x and p at 640 px and 80 classes: parameters and FLOPs counted from the built models."""
     rows = []
     for label, layers in e.census("sizes").items():
-        spec = MODELS[label]
+        spec = e.shape(label)
         rows.append(
             {
                 "model": f"YOLOv5{label}",
@@ -116,7 +117,7 @@ def pruned_latency_table(e: Evidence) -> pd.DataFrame:
 
 
 def figure_2(e: Evidence) -> pd.DataFrame:
-    """Figure 2 of the paper: accuracy and time of the models, paper | ours | difference."""
+    """Figure 2 of the paper: accuracy and time of the models, paper | ours | difference; means over training seeds."""
     timing = {row["label"]: row for row in e.latency("models")["forward"]}
     rows = []
     for printed in paper.figure(2):
@@ -124,28 +125,33 @@ def figure_2(e: Evidence) -> pd.DataFrame:
         if label not in (*e.study.models, "p-best"):
             continue
         found, time = scores(e, label), timing[printed["model"]]
-        row = {"model": printed["model"]}
-        for column, ours in (("mAP50", found["mAP50"]), ("mAP50_95", found["mAP50_95"])):
-            row |= {f"{column}_paper": printed[column], column: ours, f"{column}_difference": ours - printed[column]}
-        row |= {"mAP50_low": found["low"], "mAP50_high": found["high"]}
+        row = {"model": printed["model"], "seeds": len(e.study.seeds)}
+        for column in ("mAP50", "mAP50_95"):
+            row |= {f"{column}_paper": printed[column], column: found[column]}
+            row |= {f"{column}_difference": found[column] - printed[column]}
+            row |= {f"{column}_low": found[f"{column}_low"], f"{column}_high": found[f"{column}_high"]}
         row |= {"latency_ms_paper": printed["latency_ms"], "latency_ms": time["latency_ms"], "p90_ms": time["p90_ms"]}
-        rows.append(row | {"fps_paper": printed["fps"], "fps": time["fps"], "ratio_to_n": time["ratio"]})
+        row |= {"fps_paper": printed["fps"], "fps": time["fps"]}
+        rows.append(row | {f"{name}_to_n": time[name] for name in ("ratio", "ratio_low", "ratio_high")})
     return pd.DataFrame(rows)
 
 
 def pretraining_table(e: Evidence) -> pd.DataFrame:
-    """p from every starting point: steps, accuracy, and the difference to p from scratch with its interval."""
+    """p and n from every starting point: steps, accuracy, and the difference to p from scratch with its interval."""
     rows = []
-    for label in ("p", "p-best", "p-same-steps", "p-from-n", "p-from-n-l1", "n"):
-        record, found, scratch = e.trained(label).metrics, scores(e, label), scores(e, "p")
-        before = e.trained("p-corpus").metrics["steps"] if label == "p-best" else 0
-        before = e.trained("n").metrics["steps"] if label.startswith("p-from-n") else before
-        low, high = interval(found["resampled"] - scratch["resampled"])
+    for label, (_, init, how) in e.trainings.items():
+        if label == "s" or how == "corpus":
+            continue
+        found, scratch, parent = scores(e, label), scores(e, "p"), init.split(":")[-1]
+        low, high = interval(found["mAP50_resampled"] - scratch["mAP50_resampled"])
         rows.append(
             {
                 "model": NAMES[label],
-                "steps_before": before,
-                "steps": record["steps"],
+                "starts_from": {"random": "random weights", "coco": "official COCO weights of n"}.get(
+                    parent, NAMES.get(parent)
+                ),
+                "steps_before": e.trained(parent).metrics["steps"] if parent in e.trainings else 0,
+                "steps": e.trained(label).metrics["steps"],
                 "mAP50": found["mAP50"],
                 "mAP50_95": found["mAP50_95"],
                 "mAP50_gain": found["mAP50"] - scratch["mAP50"],
@@ -153,39 +159,92 @@ def pretraining_table(e: Evidence) -> pd.DataFrame:
                 "gain_high": high,
             }
         )
-    return pd.DataFrame(rows)
+    order = {NAMES["p"]: 0, NAMES["p-best"]: 1, NAMES["n"]: 9}
+    return pd.DataFrame(rows).sort_values(
+        "model", key=lambda c: c.map(order).fillna(5), kind="stable", ignore_index=True
+    )
 
 
 def curves_table(e: Evidence) -> pd.DataFrame:
-    """Learning curves: loss every epoch, mAP on val where it was taken."""
+    """Learning curves, means over training seeds: loss every epoch, mAP on val where it was taken."""
     parts = []
-    for label in _trained_labels(e):
-        curve = pd.DataFrame(e.trained(label).metrics["curve"])
+    for label in e.trainings:
+        curves = [pd.DataFrame(e.trained(label, seed).metrics["curve"]) for seed in e.study.seeds]
+        curve = pd.concat(curves).groupby("epoch", as_index=False).mean()
+        curve["steps"] = curve["steps"].astype(int)
         parts.append(curve.assign(model=NAMES[label], loss=curve[["box", "obj", "cls"]].sum(axis=1)))
     columns = ["model", "epoch", "steps", "lr", "box", "obj", "cls", "loss", "mAP50", "mAP50_95"]
     return pd.concat(parts, ignore_index=True)[columns]
 
 
 def per_class_table(e: Evidence) -> pd.DataFrame:
-    """AP50 on test, class by class (rows) and model by model (columns)."""
+    """AP50 on test, class by class (rows) and model by model (columns), means over training seeds."""
     columns = {}
     for label in (*e.study.models, "p-best"):
-        columns[NAMES[label]] = {row["name"]: row["AP50"] for row in e.trained(label).metrics["test"]["per_class"]}
+        found = [e.trained(label, seed).metrics["test"]["per_class"] for seed in e.study.seeds]
+        columns[NAMES[label]] = {
+            rows[0]["name"]: np.mean([row["AP50"] for row in rows]) for rows in zip(*found, strict=True)
+        }
     return pd.DataFrame(columns).rename_axis("class").reset_index()
 
 
+def val_and_test_table(e: Evidence) -> pd.DataFrame:
+    """Every model on val and on test, means over training seeds. Where val is train, as in coco128: on seen and unseen."""
+    seen = any("images of val are in train" in text for text in e.data().metrics["warnings"])
+    printed = {row["model"]: row["mAP50"] for row in paper.figure(2)}
+    rows = []
+    for label in e.trainings:
+        if label == "p-corpus":
+            continue
+        val, test = (scores(e, label, split) for split in ("val", "test"))
+        row = {"model": NAMES[label], "val_images": "seen in training" if seen else "unseen"}
+        for column in ("mAP50", "mAP50_95"):
+            row |= {f"{column}_val": val[column], f"{column}_test": test[column]}
+        row |= {"mAP50_difference": val["mAP50"] - test["mAP50"], "mAP50_paper": printed.get(NAMES[label])}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def parity_table(e: Evidence) -> pd.DataFrame:
+    """Ours beside what the original code computes with the same weights or recipe; empty where there is no reference."""
+    rows = []
+    if e.study.dataset == "coco128":
+        found = [e.official_scores("val")]
+    elif e.study.dataset == "bccd" and e.study.imgsz == 320 and e.study.pretrain_epochs == 60:
+        found = [e.trained("n-coco", seed).metrics["val"] for seed in e.study.seeds]
+    else:
+        return pd.DataFrame()
+    for column, original in ORIGINAL[e.study.dataset]["scores"].items():
+        ours = [scores[column] for scores in found]
+        row = {"what": ORIGINAL[e.study.dataset]["what"], "measure": column, "original": original, "runs": len(ours)}
+        row |= {"ours": np.mean(ours), "lowest": min(ours), "highest": max(ours)}
+        rows.append(row | {"ours_difference": np.mean(ours) - original})
+    return pd.DataFrame(rows)
+
+
+READINGS = {"own": ("own", False), "any Conv": ("any-conv", False), "every conv": ("any-conv", True)}
+
+
 def _paper_rows(e: Evidence, n: int, method: str) -> pd.DataFrame:
-    """Rows of Figure 3, 4 or 5 beside ours, in both readings of "module"; sparsity asked is the paper's, achieved ours."""
+    """Rows of Figure 3, 4 or 5 beside ours, in three readings of "module"; sparsity asked is the paper's, achieved ours.
+
+    "own": a convolution takes the ratio of the layer it sits in. "any Conv": every Conv takes Conv's, wherever it sits.
+    "every conv": so does Detect, as in the loop of YOLOv5's own prune().
+    """
     rows = []
     for printed in paper.figure(n):
         asked = {name: printed[name] for name in ("conv", "c3", "sppf")}
-        for reading in ("own", "any-conv"):
-            ours = point(e, method, reading, **asked)
-            row = {**asked, "reading": reading, "sparsity_paper": printed.get("sparsity"), "sparsity": ours["sparsity"]}
+        for name, (reading, detect) in READINGS.items():
+            ours = point(e, method, reading, detect=asked["conv"] if detect else 0.0, **asked)
+            row = {**asked, "reading": name, "sparsity_paper": printed.get("sparsity"), "sparsity": ours["sparsity"]}
             for column in ("mAP50", "mAP50_95"):
                 row |= {f"{column}_paper": printed[column], column: ours[column]}
                 row |= {f"{column}_difference": ours[column] - printed[column]}
-            rows.append(row | dict(zip(("mAP50_low", "mAP50_high"), interval(resampled(ours)), strict=True)))
+            rows.append(row | {name: ours[name] for name in ("mAP50_low", "mAP50_high")})
+    if n == 3 and method == "l1-unstructured":  # the control: as many zeros as by type, spread evenly
+        ours = control(e)
+        row = {name: ours[name] for name in ("conv", "c3", "sppf", "sparsity", "mAP50", "mAP50_95")}
+        rows.append(row | {"reading": "own (control)"} | {name: ours[name] for name in ("mAP50_low", "mAP50_high")})
     return pd.DataFrame(rows).dropna(axis=1, how="all")
 
 
@@ -210,32 +269,29 @@ def figure_5(e: Evidence) -> pd.DataFrame:
 
 
 def sweeps_table(e: Evidence) -> pd.DataFrame:
-    """Every sweep point: method, what it was asked of, ratio asked, sparsity achieved, mAP on test."""
+    """Every sweep point: method, what it was asked of, ratio asked, sparsity achieved, mAP on test.
+
+    Means over training seeds, with the standard deviation between them where there are several; `seed` is of random pruning.
+    """
     scopes = {names: scope for scope, names in SCOPES.items()}
     rows = []
     for method in ("l1-unstructured", "l1-structured", "l1-global", "random-unstructured", "random-structured"):
-        for row in e.sweep(method):
+        for found in zip(*(e.sweep(method, seed) for seed in e.study.seeds), strict=True):
+            row = found[0]
             ratio = max(row[name] for name in ("conv", "c3", "sppf", "detect"))
             asked = tuple(name for name in ("conv", "c3", "sppf", "detect") if row[name] == ratio)
-            rows.append(
-                {
-                    "method": method,
-                    "modules": scopes[asked],
-                    "seed": row["seed"],
-                    "ratio": ratio,
-                    "sparsity": row["sparsity"],
-                    "mAP50": row["mAP50"],
-                    "mAP50_95": row["mAP50_95"],
-                }
-            )
+            out = {"method": method, "modules": scopes[asked], "seed": row["seed"], "ratio": ratio}
+            out |= {name: np.mean([row[name] for row in found]) for name in ("sparsity", "mAP50", "mAP50_95")}
+            rows.append(out | ({"mAP50_sd": np.std([row["mAP50"] for row in found], ddof=1)} if len(found) > 1 else {}))
     return pd.DataFrame(rows)
 
 
 def sensitivity_table(e: Evidence) -> pd.DataFrame:
-    """What pruning half of one convolution's weights costs, layer by layer, on val."""
+    """What pruning half of one convolution's weights costs, layer by layer, on val; means over training seeds."""
     columns = ["layer", "module", "weights", "ratio", "sparsity", "mAP50", "mAP50_95", "mAP50_lost"]
-    table = pd.DataFrame(e.sensitivity())[columns]
-    return table.sort_values("mAP50_lost", ascending=False, ignore_index=True)
+    table = pd.concat([pd.DataFrame(e.sensitivity(seed))[columns] for seed in e.study.seeds])
+    table = table.groupby(columns[:4], sort=False, as_index=False).mean()
+    return table.sort_values("mAP50_lost", ascending=False, kind="stable", ignore_index=True)
 
 
 def refusals_table(e: Evidence) -> pd.DataFrame:
@@ -287,7 +343,7 @@ def claims_table(e: Evidence) -> pd.DataFrame:
     return pd.DataFrame(verdicts(e))
 
 
-TABLES = {
+TABLES = {  # one that is empty for a study is no part of it
     "dataset": dataset_table,
     "sizes": sizes_table,
     "layers": layers_table,
@@ -298,6 +354,12 @@ TABLES = {
     "latency-models": latency_table,
     "per-class": per_class_table,
     "pretraining": pretraining_table,
+    "val-and-test": val_and_test_table,
+    "parity": parity_table,
+    "recipe-fits": lambda e: recipe.fits_table(e.recipe()),
+    "recipe-nearest": lambda e: recipe.nearest_table(e.recipe()),
+    "recipe-readings": lambda e: recipe.readings_table(e.recipe()),
+    "recipe-chance": lambda e: recipe.chance_table(e.recipe()),
     "learning-curves": curves_table,
     "figure-3": figure_3,
     "figure-3-structured": figure_3_structured,
@@ -322,31 +384,46 @@ def _timing(rows: list[dict]) -> pd.DataFrame:
     return table
 
 
-def _trained_labels(e: Evidence) -> list[str]:
-    return [label for label, (shape, _, _) in TRAININGS.items() if shape in e.study.models]
+def scores(e: Evidence, label: str, split: str = "test") -> dict:
+    """Scores of a model on a split: mean over training seeds, on bootstrap samples (`*_resampled`), with interval."""
+    return _over_seeds([e.trained(label, seed).metrics[split] for seed in e.study.seeds])
 
 
-def scores(e: Evidence, label: str) -> dict:
-    """Test scores of a model, averaged over the study's seeds, with resampled mAP50 and its interval."""
-    found = [e.trained(label, seed).metrics["test"] for seed in e.study.seeds]
-    drawn = np.mean([resampled(test) for test in found], axis=0)
-    low, high = interval(drawn)
-    means = {name: float(np.mean([test[name] for test in found])) for name in ("mAP50", "mAP50_95")}
-    return means | {"resampled": drawn, "low": low, "high": high}
+def point(e: Evidence, method: str, reading: str = "own", **asked: float) -> dict:
+    """One row of the sweep "figures", mean over training seeds."""
+    wanted = {"method": method, "reading": reading, "conv": 0.0, "c3": 0.0, "sppf": 0.0, "detect": 0.0} | asked
+    found = (e.sweep("figures", seed) for seed in e.study.seeds)
+    return _over_seeds([next(r for r in rows if all(r[k] == v for k, v in wanted.items())) for rows in found])
 
 
-def resampled(test: dict) -> np.ndarray:
-    """mAP50 on the bootstrap samples of the images, the same samples for every model."""
-    return np.array(test["mAP50_resampled"])
+def control(e: Evidence) -> dict:
+    """The control of Figure 3, mean over training seeds."""
+    return _over_seeds([e.control(seed) for seed in e.study.seeds])
+
+
+def _over_seeds(found: list[dict]) -> dict:
+    """Scores of the first with the means of all, and the 95 % intervals of these means.
+
+    The bootstrap draws training seeds and images, the same for every model: differences of two are paired in both.
+    """
+    out = found[0] | {name: float(np.mean([f[name] for f in found])) for name in ("mAP50", "mAP50_95")}
+    if "sparsity" in found[0]:
+        out["sparsity"] = float(np.mean([f["sparsity"] for f in found]))
+    for name in ("mAP50", "mAP50_95"):
+        if f"{name}_resampled" in found[0]:
+            drawn = np.array([f[f"{name}_resampled"] for f in found])
+            if len(found) > 1:
+                seeds = np.random.default_rng(0).integers(0, len(found), (SEED_DRAWS, len(found)))
+                drawn = drawn[seeds, (np.arange(SEED_DRAWS) % drawn.shape[1])[:, None]].mean(axis=1)
+            else:
+                drawn = drawn[0]
+            out |= {f"{name}_resampled": drawn} | dict(
+                zip((f"{name}_low", f"{name}_high"), interval(drawn), strict=True)
+            )
+    return out
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of bootstrap values."""
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
-
-
-def point(e: Evidence, method: str, reading: str = "own", **asked: float) -> dict:
-    """One row of the sweep "figures"."""
-    wanted = {"method": method, "reading": reading, "conv": 0.0, "c3": 0.0, "sppf": 0.0} | asked
-    return next(row for row in e.sweep("figures") if all(row[name] == value for name, value in wanted.items()))

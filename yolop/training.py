@@ -183,7 +183,8 @@ def arguments(spec: TrainSpec, folder: Path, device: str) -> dict:
     h, s, v = spec.hsv
     return {
         "task": "detect", "mode": "train", "model": "yolop", "data": "checked", "pretrained": False, "resume": False,
-        "epochs": spec.epochs, "time": None, "patience": 0, "batch": spec.batch, "nbs": spec.nominal_batch or spec.batch, "imgsz": spec.imgsz,
+        "epochs": spec.epochs, "time": None, "patience": 0, "batch": spec.batch,
+        "nbs": spec.nominal_batch or spec.batch, "imgsz": spec.imgsz,
         "device": device, "workers": 0, "seed": spec.seed, "deterministic": True, "compile": False, "cache": False,
         "amp": False, "optimizer": spec.optimizer, "lr0": spec.lr0,
         "lrf": spec.lrf, "momentum": spec.momentum, "weight_decay": spec.weight_decay, "cos_lr": spec.cos_lr,
