@@ -33,6 +33,7 @@ def verdicts(e: Evidence, ids: tuple[str, ...] = ()) -> list[dict]:
                 "id": claim.id,
                 "claim": claim.text,
                 "where": claim.where,
+                "estimator": claim.estimator,
                 "estimate": estimate,
                 "threshold": claim.threshold,
                 "verdict": verdict,
@@ -42,8 +43,12 @@ def verdicts(e: Evidence, ids: tuple[str, ...] = ()) -> list[dict]:
     return rows
 
 
-def ledger(e: Evidence) -> pd.DataFrame:
-    """One row per claim: its verdict on this study and on every other whose report is published (`claims.json`)."""
+def ledger(e: Evidence, estimates: bool = False) -> pd.DataFrame:
+    """One row per claim: its verdict on this study and on every other whose report is published (`claims.json`).
+
+    Args:
+        estimates: also how it is estimated, its threshold, and the estimate with its interval beside each verdict.
+    """
     found = {e.study.name: verdicts(e)}
     for name in STUDIES:
         file = ROOT / "reports" / name / "claims.json"
@@ -52,8 +57,10 @@ def ledger(e: Evidence) -> pd.DataFrame:
     rows = []
     for claim in paper.CLAIMS:
         row = {"claim": claim.text, "where": claim.where}
+        row |= {"estimator": claim.estimator, "threshold": claim.threshold} if estimates else {}
         for name, judged in found.items():
-            row[name] = next((r["verdict"] for r in judged if r["id"] == claim.id), NOT_RUN)
+            own = next((r for r in judged if r["id"] == claim.id), {"verdict": NOT_RUN, "estimate": ""})
+            row[name] = f"{own['verdict']}: {own['estimate']}" if estimates else own["verdict"]
         rows.append(row)
     return pd.DataFrame(rows)
 

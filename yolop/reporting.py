@@ -379,15 +379,23 @@ points. {masks_equivalent} of {masks} pruned networks are shown to take the dens
 MARKERS = ("<!-- results: written by `python -m yolop publish`, held by a test -->\n", "<!-- /results -->")
 
 
+LEDGER_HEAD = """\
+# Every claim of the paper, judged on every study
+
+Written by `python -m yolop publish`, held by a test. The tables behind each estimate are named in `<study>/claims.json`.
+
+"""
+
+
 def front_pages() -> dict[str, str]:
-    """README.md and README.ko.md with the results between their markers written anew from committed records."""
+    """README.md and README.ko.md with the results between their markers written anew, and the ledger, from records."""
     from yolop.claims import ledger
 
     e = Evidence(STUDIES[README_STUDY], False)
     table = to_markdown(figure_2(e)[README_COLUMNS])
     judged = ledger(e).drop(columns=["claim", "where"]).apply(pd.Series.value_counts).fillna(0).astype(int)
     counts = to_markdown(judged.rename_axis("verdict").reset_index())
-    pages = {}
+    pages = {"reports/ledger.md": LEDGER_HEAD + to_markdown(ledger(e, estimates=True))}
     for file, sentences in README_SENTENCES.items():
         text = (ROOT / file).read_text(encoding="utf-8")
         begin, end = text.index(MARKERS[0]) + len(MARKERS[0]), text.index(MARKERS[1])
