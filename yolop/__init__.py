@@ -17,7 +17,7 @@ One idea runs through the package: spec -> record -> table -> figure -> sentence
     evaluation  mAP on a validation set that stays in memory
     latency     paired timing with intervals and an equivalence test
     pruning     L1, random and global masks by module type; achieved sparsity
-    sparse      zeros into speed: what PyTorch's sparse tensors do for the layers of a network
+    torch_sparse what PyTorch's own sparse tensors do for the layers of a network
     tables      every table: a function from records to a DataFrame
     reporting   sentences and formats; what a notebook shows
     claims      verdicts on the paper's sentences

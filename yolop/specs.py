@@ -168,7 +168,6 @@ ORIGINAL_RECIPE = PHOTOGRAPHS | {
     "optimizer": "SGD",
     "lr0": 0.01,
     "momentum": 0.937,
-    "warmup_epochs": 3.0,
     "warmup_bias_lr": 0.1,
     "cos_lr": False,
     "nominal_batch": 64,

@@ -186,8 +186,11 @@ class Evidence:
         if how == "same steps":
             per_epoch = math.ceil(data["splits"]["train"]["images"] / self.study.batch)
             epochs += round(self.trained(self.pretrained, seed).metrics["steps"] / per_epoch)
-        recipe = {} if self.study.dataset == "digits" else ORIGINAL_RECIPE if how == "original" else PHOTOGRAPHS
-        batch = 16 if how == "original" else self.study.batch
+        recipe, batch = {} if self.study.dataset == "digits" else PHOTOGRAPHS, self.study.batch
+        if how == "original":
+            recipe, batch = ORIGINAL_RECIPE, 16
+            steps = math.ceil(data["splits"]["train"]["images"] / batch)
+            recipe = recipe | {"warmup_epochs": max(3.0, 100 / steps)}  # the original warms up for 100 steps at least
         if init != "random":
             way, parent = init.split(":")
             init = f"{way}:{self.trained(parent, seed).run_id}"
@@ -447,7 +450,7 @@ class Evidence:
         spec = SparseTensorSpec(self.shape("p"), self.study.imgsz, rounds=max(self.study.timing_rounds // 10, 5))
 
         def work(_: Path) -> dict:
-            from yolop.sparse import torch_formats
+            from yolop.torch_sparse import torch_formats
 
             return {"rows": torch_formats(spec)}
 

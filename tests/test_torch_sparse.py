@@ -2,19 +2,19 @@
 
 import pytest
 
-from yolop import sparse
+from yolop import torch_sparse
 from yolop.specs import ModelSpec, SparseTensorSpec
 
 
 @pytest.fixture(scope="module")
 def rows():
     """A tiny network, two sparsities."""
-    return sparse.torch_formats(SparseTensorSpec(ModelSpec(0.16, 0.125), 64, (0.5, 0.9), rounds=5, calls=1, threads=1))
+    return torch_sparse.torch_formats(SparseTensorSpec(ModelSpec(0.16, 0.125), 64, (0.5, 0.9), rounds=5, calls=1, threads=1))
 
 
 def test_conv2d_is_tried_with_every_layout(rows):
     tried = [row for row in rows if row["path"] == "conv2d"]
-    assert [row["layout"] for row in tried] == list(sparse.LAYOUTS)
+    assert [row["layout"] for row in tried] == list(torch_sparse.LAYOUTS)
     assert all(row["runs"] or row["error"] for row in tried)
 
 
@@ -26,6 +26,6 @@ def test_the_detour_equals_the_dense_convolution(rows):
 
 
 def test_every_convolution_is_counted():
-    shapes = sparse.convolution_shapes(ModelSpec(0.33, 0.25), 64)
+    shapes = torch_sparse.convolution_shapes(ModelSpec(0.33, 0.25), 64)
     assert sum(shape["count"] for shape in shapes) == 60
     assert len({tuple(shape.values()) for shape in shapes}) == len(shapes)
