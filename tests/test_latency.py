@@ -303,3 +303,17 @@ def test_baseline_layout_is_the_faster_one(model, monkeypatch, ratio, layout):
 
     monkeypatch.setattr(latency, "measure", measure)
     assert latency.baseline_layout(model, 32) == layout
+
+
+def test_an_interval_over_processes_holds_what_differs_between_them():
+    rng = np.random.default_rng(0)
+    shifts = [0.97, 1.0, 1.03, 0.99, 1.02]
+    parts = [
+        {"a": np.ones((100, 1)), "b": (shift * rng.normal(1, 0.005, (100, 1)))} for shift in shifts
+    ]  # each process steady in itself, but off by up to 3 %
+    (_, apart), (_, together) = latency.pooled(parts, "a"), latency.pooled([parts[1]], "a")
+    assert together["equivalent"] and together["ratio_high"] - together["ratio_low"] < 0.005
+    assert not apart["equivalent"] and apart["ratio_low"] < 0.99 and apart["ratio_high"] > 1.01
+    assert apart["n_calls"] == 500 and apart["ratio"] == pytest.approx(1.0, abs=0.01)
+    with pytest.raises(SpecError, match="processes, 5 or more"):
+        latency.equivalence(np.ones((2, 4)))

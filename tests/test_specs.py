@@ -51,7 +51,7 @@ def test_run_ids_are_golden():
         "train-n-e30-s0-c09b406e",
         "sweep-unstructured-16aa5041",
         "sensitivity-l1-unstructured-0.5-189269c6",
-        "latency-models-160px-3dc80c8e",
+        "latency-models-160px-34bfe300",
         "census-models-160px-0ca5e40b",
     ]
 

@@ -9,7 +9,9 @@ from yolop.specs import ModelSpec, SparseTensorSpec
 @pytest.fixture(scope="module")
 def rows():
     """A tiny network, two sparsities."""
-    return torch_sparse.torch_formats(SparseTensorSpec(ModelSpec(0.16, 0.125), 64, (0.5, 0.9), rounds=5, calls=1, threads=1))
+    return torch_sparse.torch_formats(
+        SparseTensorSpec(ModelSpec(0.16, 0.125), 64, (0.5, 0.9), rounds=5, calls=1, threads=1)
+    )
 
 
 def test_conv2d_is_tried_with_every_layout(rows):

@@ -64,6 +64,18 @@ def measure(
         again = f"{baseline} (again)"
         require(again not in calls, "label", again, "another label: this one is the A/A control's")
         calls = calls | {again: calls[baseline]}
+    return pooled([rounds_of(calls, rounds, calls_per_block, warmup, seed, clock)], baseline, seed)
+
+
+def rounds_of(
+    calls: dict[str, Callable[[], Any]],
+    rounds: int,
+    calls_per_block: int,
+    warmup: int = 10,
+    seed: int = 0,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, np.ndarray]:
+    """Milliseconds of every call of every variant, (rounds, calls_per_block) each; arguments as of `measure`."""
     for call in calls.values():
         for _ in range(warmup):
             call()
@@ -73,7 +85,7 @@ def measure(
     for round_ in range(rounds):
         for i in rng.permutation(len(labels)):
             times_ms[i, round_] = _block(calls[labels[i]], calls_per_block, clock)
-    return _rows(dict(zip(labels, times_ms, strict=True)), baseline, seed)
+    return dict(zip(labels, times_ms, strict=True))
 
 
 def _block(call: Callable[[], Any], n: int, clock: Callable[[], int]) -> list[float]:
@@ -93,11 +105,15 @@ def _block(call: Callable[[], Any], n: int, clock: Callable[[], int]) -> list[fl
     return times_ms
 
 
-def _rows(times_ms: dict[str, np.ndarray], baseline: str, seed: int) -> list[dict]:
-    """Rows of `measure` from times of shape (rounds, calls_per_block)."""
-    medians = {label: np.median(times, axis=1) for label, times in times_ms.items()}
+def pooled(parts: list[dict[str, np.ndarray]], baseline: str, seed: int = 0) -> list[dict]:
+    """Rows of `measure` from the times of one or more processes, (rounds, calls_per_block) per variant in each.
+
+    Where memory happens to lie, and what else the machine does, changes from process to process more than within one: so
+    intervals over several processes are wider, and true to a reader who starts one of his own.
+    """
     rows = []
-    for label, times in times_ms.items():
+    for label in parts[0]:
+        times = np.concatenate([part[label] for part in parts])
         latency_ms = float(np.median(times))
         row = {
             "label": label,
@@ -106,7 +122,8 @@ def _rows(times_ms: dict[str, np.ndarray], baseline: str, seed: int) -> list[dic
             "fps": 1000 / latency_ms,
             "n_calls": times.size,
         }
-        rows.append(row | equivalence(medians[label] / medians[baseline], seed=seed))
+        ratios = [np.median(part[label], axis=1) / np.median(part[baseline], axis=1) for part in parts]
+        rows.append(row | equivalence(np.array(ratios if len(parts) > 1 else ratios[0]), seed=seed))
     return rows
 
 
@@ -117,7 +134,8 @@ def equivalence(ratios: np.ndarray, margin: float = 0.02, seed: int = 0) -> dict
     a round that something interrupted should count as one vote, not by its length.
 
     Args:
-        ratios: (rounds,), one paired ratio > 0 a round, at least 5.
+        ratios: one paired ratio > 0 a round, at least 5: (rounds,), or (processes, rounds), whose bootstrap draws
+            processes and then rounds within them.
         margin: half-width that counts as "no change"; 0.02 is 2 %.
         seed: of the bootstrap.
 
@@ -126,11 +144,18 @@ def equivalence(ratios: np.ndarray, margin: float = 0.02, seed: int = 0) -> dict
         the margin, which is two one-sided tests at 5 %. False means "not shown", not "different".
     """
     ratios = np.asarray(ratios, dtype=float)
-    require(ratios.ndim == 1 and len(ratios) >= MIN_ROUNDS, "shape of ratios", ratios.shape, f"({MIN_ROUNDS} or more,)")
+    good = ratios.ndim in (1, 2) and ratios.shape[-1] >= MIN_ROUNDS and len(ratios) > 0
+    require(good, "shape of ratios", ratios.shape, f"({MIN_ROUNDS} or more,) or (processes, {MIN_ROUNDS} or more)")
     require(bool(np.all(np.isfinite(ratios) & (ratios > 0))), "ratios", ratios, "finite numbers above 0")
     require(0 < margin < 1, "margin", margin, "a share between 0 and 1 (2 % is 0.02)")
     logs = np.log(ratios)
-    resampled = np.random.default_rng(seed).choice(logs, (RESAMPLES, len(logs)))
+    rng = np.random.default_rng(seed)
+    if logs.ndim == 1:
+        resampled = rng.choice(logs, (RESAMPLES, len(logs)))
+    else:
+        processes = rng.integers(0, len(logs), (RESAMPLES, len(logs), 1))
+        rounds = rng.integers(0, logs.shape[1], (RESAMPLES, *logs.shape))
+        resampled = logs[processes, rounds].reshape(RESAMPLES, -1)
     quantiles = np.quantile(np.median(resampled, axis=1), [0.025, 0.05, 0.95, 0.975])
     low, low90, high90, high = np.exp(quantiles).tolist()
     return {

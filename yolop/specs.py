@@ -264,6 +264,7 @@ class LatencySpec:
     calls: int = 1  # per turn; one gives the narrowest intervals on a machine that others use too
     threads: int = 2
     whole_path: bool = False  # also letterbox + forward + NMS
+    processes: int = 5  # that share the rounds, one after the other: intervals hold from one start to the next
 
     @property
     def slug(self) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
 
 from yolop import datasets, public
@@ -399,40 +401,35 @@ class Evidence:
                 "L1 global 0.9": PruneSpec("l1-global", 0.9),
             }
             variants = (variant("p-best"), *(variant("p-best", prune, label) for label, prune in asked.items()))
-        spec = LatencySpec(name, variants, nc, imgsz, rounds, whole_path=name == "models")
+        processes = 5 if rounds >= 125 else 1
+        spec = LatencySpec(name, variants, nc, imgsz, rounds, whole_path=name == "models", processes=processes)
         return self.store.get_or_run(spec, lambda _: self._latency(spec)).metrics
 
     def _latency(self, spec: LatencySpec) -> dict:
         from yolop import latency
 
-        subjects = {v.label: self._subject(v, spec.nc) for v in spec.variants}
-        baseline = spec.variants[0].label
+        labels, baseline = [v.label for v in spec.variants], spec.variants[0].label
+        weights = {v.label: self._weights(v) for v in spec.variants if v.weights}
+        picture = self.dataset().splits["test"].images[0] if spec.whole_path else None
         with latency.threads(spec.threads):
-            layout = latency.baseline_layout(subjects[baseline], spec.imgsz)
-            last = layout == "channels_last"
-            subjects[f"{baseline} (again)"] = subjects[baseline]  # A/A control; `forward` copies it, as any variant
-            calls = {label: latency.forward(m, spec.imgsz, last) for label, m in subjects.items()}
-            print(f"timing {len(calls)} variants, {spec.rounds} rounds", flush=True)
-            result = {"layout": layout, "forward": latency.measure(calls, baseline, spec.rounds, spec.calls)}
-            if spec.whole_path:
-                picture = datasets.read_image(self.dataset().splits["test"].images[0])
-                paths = {label: latency.whole_path(m, picture, spec.imgsz, last) for label, m in subjects.items()}
-                result["whole_path"] = latency.measure(paths, baseline, spec.rounds, spec.calls)
-        return result
+            layout = latency.baseline_layout(subject(spec.variants[0], spec.nc, weights.get(baseline)), spec.imgsz)
+        print(f"timing {len(labels)} variants, {spec.rounds} rounds in {spec.processes} processes", flush=True)
+        parts = []
+        for process in progress(range(spec.processes), "timing, process"):
+            arguments = (spec, weights, picture, layout == "channels_last", process)
+            if spec.processes == 1:
+                parts.append(timed(*arguments))
+            else:
+                with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # a fresh process each time
+                    parts.append(pool.submit(timed, *arguments).result())
+        found = {part: latency.pooled([p[part] for p in parts], baseline) for part in parts[0]}
+        return {"layout": layout} | found
+
+    def _weights(self, variant: Variant) -> Path:
+        return self.store.used[variant.weights].path("weights.safetensors")
 
     def _subject(self, variant: Variant, nc: int):
-        """The fused model that a variant speaks of."""
-        import torch
-
-        from yolop import checkpoints, models, pruning
-
-        torch.manual_seed(0)
-        model = models.build(variant.model, nc)
-        if variant.weights:
-            checkpoints.load_weights(model, self.store.used[variant.weights].path("weights.safetensors"))
-        if variant.prune:
-            model = pruning.prune(model, variant.prune)
-        return models.fused(model)
+        return subject(variant, nc, self._weights(variant))
 
     def stem(self) -> dict:
         """Focus against the 6x6 convolution of v6.0: largest difference of their outputs, and timing rows."""
@@ -491,6 +488,42 @@ class Evidence:
             boxes = [detect(model, validation.images[i][None])[0].tolist() for i in chosen]
             found.append({"label": v.label, "boxes": boxes})
         return {"names": list(validation.names), "pictures": pictures, "detections": found}
+
+
+def subject(variant: Variant, nc: int, weights: Path | None):
+    """The fused model that a variant speaks of; random weights if it has none."""
+    import torch
+
+    from yolop import checkpoints, models, pruning
+
+    torch.manual_seed(0)
+    model = models.build(variant.model, nc)
+    if weights:
+        checkpoints.load_weights(model, weights)
+    if variant.prune:
+        model = pruning.prune(model, variant.prune)
+    return models.fused(model)
+
+
+def timed(spec: LatencySpec, weights: dict[str, Path], picture: Path | None, last: bool, process: int) -> dict:
+    """Milliseconds of one process's share of a timing: {"forward": label -> (rounds, calls), and "whole_path"}.
+
+    The baseline comes twice, as the A/A control.
+    """
+    from yolop import latency
+
+    subjects = {v.label: subject(v, spec.nc, weights.get(v.label)) for v in spec.variants}
+    baseline = spec.variants[0].label
+    subjects[f"{baseline} (again)"] = subjects[baseline]  # `forward` copies it, as any variant
+    rounds = max(spec.rounds // spec.processes, latency.MIN_ROUNDS)
+    with latency.threads(spec.threads):
+        calls = {label: latency.forward(model, spec.imgsz, last) for label, model in subjects.items()}
+        found = {"forward": latency.rounds_of(calls, rounds, spec.calls, seed=process)}
+        if picture:
+            image = datasets.read_image(picture)
+            paths = {label: latency.whole_path(m, image, spec.imgsz, last) for label, m in subjects.items()}
+            found["whole_path"] = latency.rounds_of(paths, rounds, spec.calls, seed=process)
+    return found
 
 
 def grid_label(model: ModelSpec) -> str:
