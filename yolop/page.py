@@ -173,8 +173,8 @@ def index_html(e: Evidence, folder: Path) -> str:
         say("{audit_wrong} of {audit_rows} checks of its own arithmetic do not add up."),
         table_html(frame("audit")),
         "<h2>Limits</h2>",
-        "<p>Small data sets, short trainings, few seeds, one machine, small images. Intervals of time ratios hold within one run; "
-        "between runs on a shared machine they drift by some percent. The paper&rsquo;s data, classes, image size, schedule and p are "
+        "<p>Small data sets, short trainings, few seeds, one machine, small images. Intervals of time ratios are over five "
+        "processes of one run. The paper&rsquo;s data, classes, image size, schedule and p are "
         "not printed, so what fails here may hold there.</p>",
         "<h2>Run it again</h2>",
         f"<pre>.venv/bin/python -m yolop run {html.escape(e.study.name)}\n.venv/bin/python -m yolop verify {html.escape(e.study.name)}</pre>",
