@@ -424,7 +424,15 @@ STUDIES = {
     "digits": Study("digits"),
     "smoke": Study("smoke", imgsz=96, epochs=2, pretrain_epochs=1, ratios=(0.1, 0.5), timing_rounds=10),
     "bccd": Study(
-        "bccd", "bccd", imgsz=320, epochs=30, batch=8, pretraining="coco", pretrain_epochs=60, seeds=(0, 1, 2)
+        "bccd",
+        "bccd",
+        imgsz=320,
+        epochs=30,
+        batch=8,
+        pretraining="coco",
+        pretrain_epochs=60,
+        seeds=(0, 1, 2),
+        ratios=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
     ),
     "coco128": Study("coco128", "coco128", imgsz=320, epochs=100, pretraining="coco", pretrain_epochs=60),
     "paper": Study(
