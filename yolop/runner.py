@@ -148,7 +148,8 @@ def run(name: str, settings: list[str], only: str = "", records: str = "fresh") 
         reporting.write_index(study, report, records)
         if records == "fresh":
             table = drift.drift(study)
-            write_atomically(timings.with_name("drift.csv"), table.to_csv(index=False))
+            if len(table):
+                write_atomically(timings.with_name("drift.csv"), table.to_csv(index=False))
             print(drift.summary(table))
         print(f"report: {report.relative_to(store.ROOT) / 'index.html'}")
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
