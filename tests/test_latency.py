@@ -315,5 +315,5 @@ def test_an_interval_over_processes_holds_what_differs_between_them():
     assert together["equivalent"] and together["ratio_high"] - together["ratio_low"] < 0.005
     assert not apart["equivalent"] and apart["ratio_low"] < 0.99 and apart["ratio_high"] > 1.01
     assert apart["n_calls"] == 500 and apart["ratio"] == pytest.approx(1.0, abs=0.01)
-    with pytest.raises(SpecError, match="processes, 5 or more"):
+    with pytest.raises(SpecError, match="2 or more processes, 5 or more"):
         latency.equivalence(np.ones((2, 4)))

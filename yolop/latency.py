@@ -144,8 +144,8 @@ def equivalence(ratios: np.ndarray, margin: float = 0.02, seed: int = 0) -> dict
         the margin, which is two one-sided tests at 5 %. False means "not shown", not "different".
     """
     ratios = np.asarray(ratios, dtype=float)
-    good = ratios.ndim in (1, 2) and ratios.shape[-1] >= MIN_ROUNDS and len(ratios) > 0
-    require(good, "shape of ratios", ratios.shape, f"({MIN_ROUNDS} or more,) or (processes, {MIN_ROUNDS} or more)")
+    good = (ratios.ndim == 1 or (ratios.ndim == 2 and len(ratios) > 1)) and ratios.shape[-1] >= MIN_ROUNDS
+    require(good, "shape of ratios", ratios.shape, f"({MIN_ROUNDS} or more,) or (2 or more processes, {MIN_ROUNDS} or more)")
     require(bool(np.all(np.isfinite(ratios) & (ratios > 0))), "ratios", ratios, "finite numbers above 0")
     require(0 < margin < 1, "margin", margin, "a share between 0 and 1 (2 % is 0.02)")
     logs = np.log(ratios)
