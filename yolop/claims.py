@@ -12,11 +12,9 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from yolop import paper
-from yolop.specs import STUDIES
-from yolop.store import ROOT
+from yolop import paper, store
 from yolop.study import NAMES, PAPER_ROWS, Evidence
-from yolop.tables import control, interval, point, scores, sensitivity_table, sweeps_table
+from yolop.tables import control, difference, interval, point, scores, sensitivity_table, sweeps_table
 
 HOLDS, FAILS, OPEN, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 
@@ -50,9 +48,9 @@ def ledger(e: Evidence, estimates: bool = False) -> pd.DataFrame:
         estimates: also how it is estimated, its threshold, and the estimate with its interval beside each verdict.
     """
     found = {e.study.name: verdicts(e)}
-    for name in STUDIES:
-        file = ROOT / "reports" / name / "claims.json"
-        if name not in found and file.exists() and list((ROOT / "data" / "records" / name).glob("*.json")):
+    for name in store.published():
+        file = store.ROOT / "reports" / name / "claims.json"
+        if name not in found and file.exists():
             found[name] = json.loads(file.read_text(encoding="utf-8"))
     rows = []
     for claim in paper.CLAIMS:
@@ -82,7 +80,7 @@ def _map_difference(e: Evidence, a: str, b: str, scale: str = "points") -> tuple
     if scale == "percent" and not base.all():
         return np.nan, -np.inf, np.inf  # nothing is a percentage of 0
     if scale == "points":
-        return 100 * (x["mAP50"] - y["mAP50"]), *interval(100 * (drawn - base))
+        return difference(x, y)
     return 100 * (x["mAP50"] / y["mAP50"] - 1), *interval(100 * (drawn / base - 1))
 
 
@@ -202,11 +200,6 @@ def _layer_cost(prefix: str) -> Callable:
     return judge_it
 
 
-def _difference(x: dict, y: dict) -> tuple[float, float, float]:
-    """Points of mAP50 that pruned model x has over y on the same images, with the interval."""
-    return 100 * (x["mAP50"] - y["mAP50"]), *interval(100 * (x["mAP50_resampled"] - y["mAP50_resampled"]))
-
-
 def _by_type(lower: float, upper: float = np.inf, same_sparsity: bool = False) -> Callable:
     def judge_it(e: Evidence) -> tuple[str, str, str]:
         uniform, by_type = (
@@ -214,7 +207,7 @@ def _by_type(lower: float, upper: float = np.inf, same_sparsity: bool = False) -
             for row in PAPER_ROWS["figure-3"]
         )
         other = control(e) if same_sparsity else uniform
-        value, low, high = _difference(by_type, other)
+        value, low, high = difference(by_type, other)
         estimate = f"{value:+.1f} points ({low:+.1f} to {high:+.1f}), at sparsity {by_type['sparsity']:.3f}"
         return f"{estimate} against {other['sparsity']:.3f}", judge(low, high, lower, upper), "figure-3"
 
@@ -226,7 +219,7 @@ def _lightest(e: Evidence) -> tuple[str, str, str]:
         point(e, "l1-unstructured", **dict(zip(("conv", "c3", "sppf"), row, strict=True)))
         for row in PAPER_ROWS["figure-4"]
     )
-    value, low, high = min(_difference(lightest, row) for row in harsher)
+    value, low, high = min(difference(lightest, row) for row in harsher)
     return f"{value:+.1f} points over the next best ({low:+.1f} to {high:+.1f})", judge(low, high, 0), "figure-4"
 
 
@@ -277,7 +270,7 @@ def _sparse_pays(e: Evidence) -> tuple[str, str, str]:
 
 def _global(e: Evidence) -> tuple[str, str, str]:
     by_type = point(e, "l1-unstructured", conv=0.3, c3=0.3, sppf=0.3)  # at one ratio, so equally sparse
-    value, low, high = _difference(point(e, "l1-global", conv=0.3), by_type)
+    value, low, high = difference(point(e, "l1-global", conv=0.3), by_type)
     estimate = f"{value:+.1f} points ({low:+.1f} to {high:+.1f}) at ratio 0.3, against 0.3 in each convolution"
     return estimate, judge(low, high, 0), "sweeps"
 

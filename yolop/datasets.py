@@ -305,7 +305,7 @@ def _write(spec: DigitsSpec, folder: Path) -> None:
         for index in range(getattr(spec, split)):
             pixels, boxes = render(spec, split, index)
             (images / f"{index:05d}.png").write_bytes(_png(pixels))
-            (labels / f"{index:05d}.txt").write_bytes(_yolo_lines(boxes, spec.imgsz).encode())
+            (labels / f"{index:05d}.txt").write_bytes(yolo_lines(boxes, (spec.imgsz, spec.imgsz)).encode())
     config = {split: f"images/{split}" for split in SPLITS} | {"names": [NAMES[digit] for digit in spec.classes]}
     text = f"# {run_id(spec)}: handwritten digits on photographs, made by yolop\n"
     (folder / "data.yaml").write_text(text + yaml.safe_dump(config, sort_keys=False))
@@ -330,11 +330,11 @@ def _png(pixels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
-def _yolo_lines(boxes: np.ndarray, imgsz: int) -> str:
-    """One `class cx cy w h` line per box of (class, left, top, right, bottom) in px."""
-    centres, sizes = (boxes[:, 1:3] + boxes[:, 3:]) / 2 / imgsz, (boxes[:, 3:] - boxes[:, 1:3]) / imgsz
+def yolo_lines(boxes: np.ndarray, size: tuple[int, int]) -> str:
+    """One `class cx cy w h` line per box of (class, left, top, right, bottom) in px, of an image of (width, height)."""
+    centres, sizes = (boxes[:, 1:3] + boxes[:, 3:]) / 2 / size, (boxes[:, 3:] - boxes[:, 1:3]) / size
     rows = zip(boxes[:, 0], centres, sizes, strict=True)
-    return "".join(f"{label} {x:.7f} {y:.7f} {w:.7f} {h:.7f}\n" for label, (x, y), (w, h) in rows)
+    return "".join(f"{label:.0f} {x:.7f} {y:.7f} {w:.7f} {h:.7f}\n" for label, (x, y), (w, h) in rows)
 
 
 # --- anybody's data.yaml ----------------------------------------------------------------------------------------------

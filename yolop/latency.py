@@ -145,7 +145,9 @@ def equivalence(ratios: np.ndarray, margin: float = 0.02, seed: int = 0) -> dict
     """
     ratios = np.asarray(ratios, dtype=float)
     good = (ratios.ndim == 1 or (ratios.ndim == 2 and len(ratios) > 1)) and ratios.shape[-1] >= MIN_ROUNDS
-    require(good, "shape of ratios", ratios.shape, f"({MIN_ROUNDS} or more,) or (2 or more processes, {MIN_ROUNDS} or more)")
+    require(
+        good, "shape of ratios", ratios.shape, f"({MIN_ROUNDS} or more,) or (2 or more processes, {MIN_ROUNDS} or more)"
+    )
     require(bool(np.all(np.isfinite(ratios) & (ratios > 0))), "ratios", ratios, "finite numbers above 0")
     require(0 < margin < 1, "margin", margin, "a share between 0 and 1 (2 % is 0.02)")
     logs = np.log(ratios)

@@ -7,7 +7,6 @@ Backbone and neck are ultralytics' own modules, head and loss are ours (`head`).
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from ultralytics.nn.tasks import BaseModel, DetectionModel, parse_model
 from ultralytics.utils.torch_utils import initialize_weights
 
 from yolop.head import ANCHORS, STRIDES, Detect, Loss
-from yolop.specs import ModelSpec, StemSpec
+from yolop.specs import ModelSpec, StemSpec, scaled_depth, scaled_width
 
 BACKBONE = (  # from, repeats, module, arguments (channels of the full-width model first)
     (-1, 1, "Conv", (64, 6, 2, 2)),
@@ -48,16 +47,6 @@ NECK = (
     (-1, 3, "C3", (1024, False)),
 )
 OUTPUTS = (17, 20, 23)  # layers that feed Detect
-
-
-def scaled_width(channels: int, width: float) -> int:
-    """Channels after scaling: rounded *up* to a multiple of 8."""
-    return math.ceil(channels * width / 8) * 8
-
-
-def scaled_depth(repeats: int, depth: float) -> int:
-    """Bottlenecks after scaling: rounded to nearest, at least 1; single modules stay single."""
-    return max(round(repeats * depth), 1) if repeats > 1 else repeats
 
 
 class YOLOv5(BaseModel):

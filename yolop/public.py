@@ -14,10 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import yaml
 from filelock import FileLock
 
-from yolop.datasets import SPLITS, Dataset, DatasetError, image_size, read
+from yolop.datasets import SPLITS, Dataset, DatasetError, image_size, read, yolo_lines
 from yolop.downloads import DownloadError, Source, fetch, read_manifest, wrong_files
 from yolop.specs import canonical, require
 from yolop.store import write_atomically
@@ -180,14 +181,9 @@ def _convert(voc: Path, folder: Path) -> list[str]:
         labels.mkdir(parents=True)
         for name in (voc / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").split():
             image = shutil.copyfile(voc / "JPEGImages" / f"{name}.jpg", images / f"{name}.jpg")
-            width, height = image_size(image)
-            boxes, numbers = voc_boxes(voc / "Annotations" / f"{name}.xml", BCCD_NAMES, (width, height))
-            lines = (
-                f"{label} {(left + right) / 2 / width:.7f} {(top + bottom) / 2 / height:.7f} "
-                f"{(right - left) / width:.7f} {(bottom - top) / height:.7f}\n"
-                for label, left, top, right, bottom in boxes
-            )
-            (labels / f"{name}.txt").write_text("".join(lines))
+            size = image_size(image)
+            boxes, numbers = voc_boxes(voc / "Annotations" / f"{name}.xml", BCCD_NAMES, size)
+            (labels / f"{name}.txt").write_text(yolo_lines(np.array(boxes).reshape(-1, 5), size))
             left_out += [f"{name}.xml object {number}" for number in numbers]
     config = {split: f"images/{split}" for split in SPLITS} | {"names": list(BCCD_NAMES)}
     (folder / "bccd.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from yolop import paper
-from yolop.specs import require
+from yolop.specs import require, scaled_depth, scaled_width
 
 ROWS = [(n, *(row[name] for name in ("conv", "c3", "sppf", "sparsity"))) for n in (4, 5) for row in paper.figure(n)]
 MISPRINT, HALF_OF_MISPRINT = 0.0994, 0.00005  # at a ratio of 0.01: 0.00994 must be meant (`paper.audit`)
@@ -68,9 +68,9 @@ class RecipeSpec:
 
 
 def scaled(depth: float, width: float) -> tuple[tuple, tuple]:
-    """Bottlenecks of C3 where the full model has 3, 6, 9, and channels of the five levels; rounded as in `models`."""
-    repeats = tuple(max(round(n * depth), 1) for n in (3, 6, 9))
-    return repeats, tuple(int(-(-c * width // 8)) * 8 for c in (64, 128, 256, 512, 1024))
+    """Bottlenecks of C3 where the full model has 3, 6, 9, and channels of the five levels; rounded as in `specs`."""
+    channels = (scaled_width(c, width) for c in (64, 128, 256, 512, 1024))
+    return tuple(scaled_depth(n, depth) for n in (3, 6, 9)), tuple(channels)
 
 
 def convolutions(repeats: tuple, channels, nc) -> list[tuple]:

@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from yolop import paper, recipe
+from yolop import paper, recipe, store
 from yolop.specs import STUDIES, Study
-from yolop.store import ROOT, write_atomically
+from yolop.store import write_atomically
 from yolop.study import NAMES, Evidence, open_study
 from yolop.tables import (
     TABLES,
     audit_table,
     claims_table,
     control,
+    difference,
     figure_2,
     grid_table,
-    interval,
     point,
     refusals_table,
     scores,
@@ -60,9 +60,7 @@ def numbers(e: Evidence) -> dict[str, object]:
 
     def gain(a: str, b: str) -> str:
         """Points of mAP50 that model a has over b, with the interval."""
-        x, y = scores(e, a), scores(e, b)
-        low, high = interval(100 * (x["mAP50_resampled"] - y["mAP50_resampled"]))
-        return f"{100 * (x['mAP50'] - y['mAP50']):+.1f} ({low:+.1f} to {high:+.1f})"
+        return _points(scores(e, a), scores(e, b))
 
     def counted(column: str, value: str) -> int:
         table = audit_table(e) if column == "audit" else claims_table(e)
@@ -118,7 +116,7 @@ def numbers(e: Evidence) -> dict[str, object]:
         "study": lambda: e.study.name,
         "data_set": lambda: DATA.get(e.study.dataset, f"the data set {e.data().metrics['name']}"),
         "pretraining_way": lambda: PRETRAINING[e.study.pretraining],
-        "control_points": lambda: _by_type_over_control(e),
+        "control_points": lambda: _points(point(e, "l1-unstructured", conv=0.3, c3=0.1, sppf=0.1), control(e)),
         "grid_n_filters_pct": lambda: _grid_n_filters(e),
     } | {
         f"recipe_{name}": partial(lambda name: recipe.numbers(e.recipe())[name], name)
@@ -134,11 +132,10 @@ def _seed_note(seeds: int) -> str:
     return f"means of {seeds} training seeds; 95 % intervals by a bootstrap over seeds and test images"
 
 
-def _by_type_over_control(e: Evidence) -> str:
-    """Points of mAP50 that Figure 3's ratios by type have over one ratio of the same sparsity."""
-    x, y = point(e, "l1-unstructured", conv=0.3, c3=0.1, sppf=0.1), control(e)
-    low, high = interval(100 * (x["mAP50_resampled"] - y["mAP50_resampled"]))
-    return f"{100 * (x['mAP50'] - y['mAP50']):+.1f} ({low:+.1f} to {high:+.1f})"
+def _points(x: dict, y: dict) -> str:
+    """Points of mAP50 that x has over y, with the interval, in words."""
+    value, low, high = difference(x, y)
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _grid_n_filters(e: Evidence) -> str:
@@ -255,7 +252,7 @@ class Report:
 
     def __init__(self, study: str = "digits", records: str = "committed", write_report: bool = False, **fields):
         self.evidence = open_study(study, records, **fields)
-        self.folder = ROOT / "reports" / self.evidence.study.name if write_report else None
+        self.folder = store.ROOT / "reports" / self.evidence.study.name if write_report else None
         self.frames: dict[str, pd.DataFrame] = {}
 
     def frame(self, name: str) -> pd.DataFrame:
@@ -397,7 +394,7 @@ def front_pages() -> dict[str, str]:
     counts = to_markdown(judged.rename_axis("verdict").reset_index())
     pages = {"reports/ledger.md": LEDGER_HEAD + to_markdown(ledger(e, estimates=True))}
     for file, sentences in README_SENTENCES.items():
-        text = (ROOT / file).read_text(encoding="utf-8")
+        text = (store.ROOT / file).read_text(encoding="utf-8")
         begin, end = text.index(MARKERS[0]) + len(MARKERS[0]), text.index(MARKERS[1])
         pages[file] = f"{text[:begin]}\n{table}\n{sentence(e, sentences)}\n\n{counts}\n{text[end:]}"
     return pages

@@ -362,18 +362,13 @@ def _state(folder: Path) -> str:
         return "damaged"
 
 
-def published() -> list[str]:
-    """Names of the studies whose records are committed, in the order of STUDIES."""
-    return [name for name in STUDIES if list((store.ROOT / "data" / "records" / name).glob("*.json"))]
-
-
 def verify(name: str = "") -> bool:
     """Recompute every table and claim from committed records and compare with `reports/<study>/`, byte for byte.
 
     Of one study, or of all that are published. Prints each file that differs and returns whether none does.
     """
     if not name:
-        return all([verify(study) for study in published()])
+        return all([verify(study) for study in store.published()])
     study = named_study(name)
     print(f"{study.name}:")
     from yolop import reporting
@@ -425,7 +420,7 @@ def publish(name: str) -> None:
         path.unlink()
     from yolop import reporting
 
-    if reporting.README_STUDY in published():
+    if reporting.README_STUDY in store.published():
         chosen = notebooks()
         progress = Progress([path.stem for path in chosen], {})
         with _ending_kernels():

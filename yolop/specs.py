@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -38,6 +39,16 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
     """Raise SpecError naming field, value and allowed range unless the condition holds."""
     if not condition:
         raise SpecError(f"{name} = {value!r} is not possible: use {allowed}")
+
+
+def scaled_width(channels: int, width: float) -> int:
+    """Channels after scaling: rounded *up* to a multiple of 8."""
+    return math.ceil(channels * width / 8) * 8
+
+
+def scaled_depth(repeats: int, depth: float) -> int:
+    """Bottlenecks after scaling: rounded to nearest, at least 1; single modules stay single."""
+    return max(round(repeats * depth), 1) if repeats > 1 else repeats
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from yolop.specs import SCHEMA, canonical, run_id
+from yolop.specs import SCHEMA, STUDIES, canonical, run_id
 
 ROOT = Path(os.environ.get("YOLOP_ROOT", Path(__file__).resolve().parents[1]))
 VERSIONED = ("torch", "torchvision", "ultralytics-opencv-headless", "numpy", "pillow", "scikit-learn", "scikit-image")
@@ -71,6 +71,11 @@ class Record:
             return cls(**body, folder=folder)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedRecord(f"not a whole record: {error}") from None
+
+
+def published() -> list[str]:
+    """Names of the studies whose records are committed, in the order of STUDIES."""
+    return [name for name in STUDIES if list((ROOT / "data" / "records" / name).glob("*.json"))]
 
 
 def sha256(path: Path) -> str:
