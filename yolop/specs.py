@@ -445,7 +445,7 @@ STUDIES = {
         seeds=(0, 1, 2),
         ratios=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
     ),
-    "coco128": Study("coco128", "coco128", imgsz=320, epochs=100, pretraining="coco", pretrain_epochs=60),
+    "coco128": Study("coco128", "coco128", imgsz=256, epochs=120, batch=8, pretraining="coco", pretrain_epochs=60),
     "paper": Study(
         "paper", "bccd", imgsz=640, epochs=300, pretraining="coco", pretrain_epochs=300, seeds=(0, 1, 2), device="0"
     ),
