@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import nn
 from ultralytics.nn.modules import C3, SPPF, Conv
 
@@ -42,18 +43,44 @@ class CheckpointError(ValueError):
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's parameters and buffers as safetensors, float32, whole or not at all."""
+    """Write a model's parameters and buffers as safetensors, float32, whole or not at all.
+
+    A network whose channels were removed (`narrowing`) says so in the file: its widths are the shapes of the tensors.
+    """
     state = {k: v.contiguous().float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    write_atomically(path, save(state))
+    write_atomically(path, save(state, {"widths": "own"} if getattr(model, "narrowed", False) else None))
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
-    """Put weights written by `save_weights` into a model of the same shapes; CheckpointError otherwise."""
+    """Put weights written by `save_weights` into a model of the same shapes; CheckpointError otherwise.
+
+    Where the file says that its network has widths of its own, the model's convolutions are first made as narrow.
+    """
     try:
-        model.load_state_dict(load_file(path))
+        with safe_open(path, "pt") as file:
+            tensors, own = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+        if own.get("widths") == "own":
+            _narrow_to(model, tensors)
+        model.load_state_dict(tensors)
     except Exception as error:  # safetensors and torch raise many kinds
         raise CheckpointError(f"{path.name} does not hold the weights of this model: {error}") from None
     return model
+
+
+def _narrow_to(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Give every convolution and batch norm of a model the shapes of the tensors that it will hold."""
+    for name, module in model.named_modules():
+        weight = tensors.get(f"{name}.weight")
+        if isinstance(module, nn.Conv2d):
+            module.out_channels, module.in_channels = weight.shape[:2]
+        elif isinstance(module, nn.BatchNorm2d):
+            module.num_features = len(weight)
+        else:
+            continue
+        for key, old in [*module.named_parameters(), *module.named_buffers()]:
+            new = torch.empty_like(tensors[f"{name}.{key}"])
+            setattr(module, key, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
+    model.narrowed = True
 
 
 class _Shell:

@@ -52,11 +52,12 @@ class Detect(nn.Module):
                 bias[:, 5:] += math.log(0.6 / (self.nc - 0.99999))
 
     def forward(self, features: list[torch.Tensor]):
-        raw = []
-        for conv, feature in zip(self.m, features, strict=True):
-            x = conv(feature)
-            raw.append(x.view(len(x), 3, self.no, *x.shape[2:]).permute(0, 1, 3, 4, 2))
+        raw = self.raw([conv(feature) for conv, feature in zip(self.m, features, strict=True)])
         return raw if self.training else self.decode(raw)
+
+    def raw(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What the convolutions give, (B, 3 * (5 + nc), ny, nx), as (B, 3, ny, nx, 5 + nc)."""
+        return [x.view(len(x), 3, self.no, *x.shape[2:]).permute(0, 1, 3, 4, 2) for x in maps]
 
     def decode(self, raw: list[torch.Tensor]) -> torch.Tensor:
         """Raw maps to predictions: centres move up to 1.5 cells from their cell, sides are 0 to 4 times the anchor's."""

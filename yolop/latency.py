@@ -84,11 +84,11 @@ def rounds_of(
     times_ms = np.empty((len(labels), rounds, calls_per_block))
     for round_ in range(rounds):
         for i in rng.permutation(len(labels)):
-            times_ms[i, round_] = _block(calls[labels[i]], calls_per_block, clock)
+            times_ms[i, round_] = block(calls[labels[i]], calls_per_block, clock)
     return dict(zip(labels, times_ms, strict=True))
 
 
-def _block(call: Callable[[], Any], n: int, clock: Callable[[], int]) -> list[float]:
+def block(call: Callable[[], Any], n: int, clock: Callable[[], int] = time.perf_counter_ns) -> list[float]:
     """Milliseconds of `n` calls, each on its own, without garbage collection."""
     # A collection takes as long as a small model and would fall on whichever variant happens to reach the threshold.
     # Between blocks the collector is as it was, so that what has gathered is freed there, off the clock.

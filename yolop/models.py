@@ -89,6 +89,27 @@ class YOLOv5(BaseModel):
         return Loss(self.model[-1], **getattr(self, "gains", {}))
 
 
+class Wired(nn.Module):
+    """The layers of a YOLOv5 called one after the other, with Detect as far as its convolutions: what a runtime runs.
+
+    Output: three maps (B, 3 * (5 + nc), ny, nx), which `Detect.raw` and `Detect.decode` turn into predictions.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.layers = model.model
+
+    def forward(self, x):
+        outputs = []
+        for layer in self.layers:
+            found = [x if i == -1 else outputs[i] for i in _sources(layer)]
+            if hasattr(layer, "decode"):
+                return [conv(feature) for conv, feature in zip(layer.m, found, strict=True)]
+            x = layer(found if isinstance(layer.f, list) else found[0])
+            outputs.append(x)
+        return x
+
+
 def build(spec: ModelSpec, nc: int, anchors=ANCHORS) -> nn.Module:
     """A model with random weights from torch's current seed: the anchor-based v6, or ultralytics' anchor-free YOLOv5u."""
     if spec.head == "anchor":

@@ -90,7 +90,7 @@ def _pruned_copy(model: nn.Module, ratios: dict[str, float], method: str, seed: 
             torch_prune.global_unstructured(convs, torch_prune.L1Unstructured, amount=chosen[0][2])
         else:
             for name, conv, ratio in chosen:
-                scores = _random_scores(conv, name, seed) if method.startswith("random") else None
+                scores = random_scores(conv, name, seed) if method.startswith("random") else None
                 if method.endswith("-structured"):
                     torch_prune.ln_structured(conv, "weight", ratio, n=1, dim=0, importance_scores=scores)
                 else:
@@ -100,7 +100,7 @@ def _pruned_copy(model: nn.Module, ratios: dict[str, float], method: str, seed: 
     return pruned.to(device)
 
 
-def _random_scores(conv: nn.Conv2d, name: str, seed: int) -> torch.Tensor:
+def random_scores(conv: nn.Conv2d, name: str, seed: int) -> torch.Tensor:
     """Uniform scores in the weight's shape. Removing the lowest of them is torch's random pruning, from a stream of the
     convolution's own: the global state stays as it is, and masks of growing ratios are nested as those of L1 are."""
     stream = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))

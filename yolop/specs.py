@@ -16,6 +16,8 @@ SCHEMA = 2  # raise it when code changes a number that a spec does not show: eve
 
 METHODS = ("l1-unstructured", "l1-structured", "l1-global", "random-unstructured", "random-structured")
 READINGS = ("own", "any-conv")
+RUNTIMES = ("pytorch", "sparse", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8", "ncnn")
+ALLOCATIONS = ("global", "layer", "random")
 DATASETS = ("digits", "bccd", "coco128")  # by name; any other by the path of its data.yaml
 PRETRAININGS = ("corpus", "coco")
 
@@ -128,7 +130,7 @@ class TrainSpec:
     epochs: int
     batch: int = 16
     seed: int = 0
-    init: str = "random"  # random | all:<run> | matching:<run> | largest-l1:<run>
+    init: str = "random"  # random | matching:<run> | largest-l1:<run> | narrowed-<ratio>:<run>
     optimizer: str = "AdamW"
     lr0: float = 0.002
     lrf: float = 0.01  # the last learning rate is lr0 * lrf
@@ -152,6 +154,24 @@ class TrainSpec:
     @property
     def slug(self) -> str:
         return f"{self.label}-e{self.epochs}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class SparseTrainSpec(TrainSpec):
+    """A training that ends with zeros: pruned gradually, and taught by the model it starts from."""
+
+    sparsity: float = 0.0  # share of convolution weights that end as zeros
+    allocation: str = (
+        "global"  # "global": the smallest of all weights; "layer": of each convolution; "random": any of each
+    )
+    pruned_by: float = 0.6  # share of the training after which all zeros are in place
+    distill: float = 1.0  # weight of the teacher beside the labels; 0: no teacher
+
+    def __post_init__(self):
+        require(0 <= self.sparsity < 1, "sparsity", self.sparsity, "a share from 0 to below 1 (90 % is 0.9)")
+        require(self.allocation in ALLOCATIONS, "allocation", self.allocation, "one of " + ", ".join(ALLOCATIONS))
+        require(0 < self.pruned_by <= 1, "pruned_by", self.pruned_by, "a share above 0 up to 1")
+        require(0 <= self.distill <= 100, "distill", self.distill, "0 to 100")
 
 
 @dataclass(frozen=True)
@@ -283,6 +303,70 @@ class LatencySpec:
 
 
 @dataclass(frozen=True)
+class Deployment(Variant):
+    """A model in a runtime, at a size of image."""
+
+    runtime: str = "pytorch"
+    imgsz: int = 320
+
+    def __post_init__(self):
+        require(self.runtime in RUNTIMES, "runtime", self.runtime, "one of " + ", ".join(RUNTIMES))
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """The files of a deployment, and how far what they compute is from PyTorch."""
+
+    kind: ClassVar[str] = "export"
+    deployment: Deployment
+    nc: int
+    data: str  # digest of what calibrates the 8 bits, and of the picture that is compared on
+
+    @property
+    def slug(self) -> str:
+        return f"{self.deployment.runtime}-{self.deployment.imgsz}px"
+
+
+@dataclass(frozen=True)
+class RoadsSpec:
+    """Deployments scored on one split in square frames, or timed against the first of them in processes that take turns."""
+
+    kind: ClassVar[str] = "roads"
+    label: str  # "scores" or "times"
+    deployments: tuple[Deployment, ...]
+    nc: int
+    data: str
+    split: str = "test"
+    rounds: int = 20  # per start
+    calls: int = 5  # per turn
+    starts: int = 3
+    threads: int = 2
+
+    @property
+    def slug(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True)
+class AtlasSpec:
+    """Every different convolution of some models at many sparsities: the engine against the dense one."""
+
+    kind: ClassVar[str] = "atlas"
+    models: tuple[tuple[str, ModelSpec], ...]
+    nc: int
+    imgsz: int
+    sparsities: tuple[float, ...] = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    rounds: int = 15
+    calls: int = 5
+    threads: int = 2
+    silu: bool = True  # after each convolution, as in the networks
+
+    @property
+    def slug(self) -> str:
+        return f"{self.imgsz}px"
+
+
+@dataclass(frozen=True)
 class StemSpec:
     """Focus and the 6x6 convolution that replaced it in v6.0: the same linear map, timed against each other."""
 
@@ -365,6 +449,8 @@ class Study:
     pretrain_epochs: int = 6
     seeds: tuple[int, ...] = (0,)
     ratios: tuple[float, ...] = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    sparsities: tuple[float, ...] = (0.0, 0.8, 0.9, 0.95)  # of n with trained zeros; 0 is the control without
+    removed: tuple[float, ...] = (0.5,)  # shares of n's channels that are really removed
     timing_rounds: int = 500  # calls per timed variant, taken in turns
     device: str = "cpu"  # not part of any identity
 
@@ -394,6 +480,14 @@ class Study:
             self.ratios,
             "shares from 0 to 1 (30 % is 0.3)",
         )
+        require(
+            len(self.sparsities) > 0 and all(0 <= share < 1 for share in self.sparsities),
+            "sparsities",
+            self.sparsities,
+            "shares from 0 to below 1 (90 % is 0.9)",
+        )
+        require(any(self.sparsities), "sparsities", self.sparsities, "at least one above 0")
+        require(all(0 < share < 1 for share in self.removed), "removed", self.removed, "shares above 0 and below 1")
         require(5 <= self.timing_rounds <= 10000, "timing_rounds", self.timing_rounds, "5 to 10000")
         require(self.device == "cpu" or self.device.isdecimal(), "device", self.device, '"cpu" or the number of a GPU')
 
@@ -433,7 +527,9 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 STUDIES = {
     "digits": Study("digits"),
-    "smoke": Study("smoke", imgsz=96, epochs=2, pretrain_epochs=1, ratios=(0.1, 0.5), timing_rounds=10),
+    "smoke": Study(
+        "smoke", imgsz=96, epochs=2, pretrain_epochs=1, ratios=(0.1, 0.5), sparsities=(0.9,), timing_rounds=10
+    ),
     "bccd": Study(
         "bccd",
         "bccd",
@@ -444,6 +540,8 @@ STUDIES = {
         pretrain_epochs=60,
         seeds=(0, 1, 2),
         ratios=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
+        sparsities=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95),
+        removed=(0.3, 0.5),
     ),
     "coco128": Study("coco128", "coco128", imgsz=256, epochs=120, batch=8, pretraining="coco", pretrain_epochs=60),
     "paper": Study(

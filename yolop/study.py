@@ -20,17 +20,23 @@ from yolop.specs import (
     MODELS,
     ORIGINAL_RECIPE,
     PHOTOGRAPHS,
+    RUNTIMES,
+    AtlasSpec,
     CensusSpec,
+    Deployment,
     DigitsSpec,
     EvaluationSpec,
+    ExportSpec,
     FolderSpec,
     LatencySpec,
     ModelSpec,
     OfficialSpec,
     PicturesSpec,
     PruneSpec,
+    RoadsSpec,
     SensitivitySpec,
     SparseTensorSpec,
+    SparseTrainSpec,
     StemSpec,
     Study,
     SweepSpec,
@@ -76,6 +82,15 @@ NAMES = {
     "p-coco": "YOLOv5p (COCO weights)",
     "p-from-n": "YOLOv5p (n's matching layers)",
     "p-from-n-l1": "YOLOv5p (n's largest channels)",
+}
+RUNTIME_NAMES = {
+    "pytorch": "PyTorch",
+    "sparse": "sparse engine",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "openvino-bf16": "OpenVINO bfloat16",
+    "openvino-int8": "OpenVINO int8",
+    "ncnn": "ncnn",
 }
 ORIGINAL = {  # what the original code computed (github.com/ultralytics/yolov5 at 5081342f, float32, CPU), one run each
     "coco128": {
@@ -221,6 +236,48 @@ class Evidence:
             _, init, how = self.trainings[label]
             parent = None if init == "random" else self.model(init.split(":")[1], seed)
             return train(spec, self.dataset(corpus=how == "corpus"), folder, parent, self.study.device)
+
+        return self.store.get_or_run(spec, work)
+
+    @property
+    def dense(self) -> str:
+        """Label of the best n, from which networks with trained zeros start."""
+        return "n-coco" if self.study.pretraining == "coco" else "n"
+
+    def shrunk_spec(
+        self, sparsity: float = 0.0, allocation: str = "global", removed: float = 0.0, seed: int | None = None
+    ) -> SparseTrainSpec:
+        """What it takes to train the best n with zeros, or with a share of its channels removed; with neither it is the
+        dense control of the same training. All are taught by that n."""
+        parent = self.train_spec(self.dense, seed)
+        way = f"narrowed-{removed:g}" if removed else "matching"
+        return SparseTrainSpec(
+            parent.model,
+            f"n-narrowed-{removed:g}" if removed else f"n-{allocation}-{sparsity:g}",
+            parent.data,
+            parent.nc,
+            parent.imgsz,
+            self.study.epochs,
+            self.study.batch,
+            parent.seed,
+            f"{way}:{self.trained(self.dense, seed).run_id}",
+            **({} if self.study.dataset == "digits" else PHOTOGRAPHS),
+            sparsity=sparsity,
+            allocation=allocation,
+        )
+
+    def shrunk(
+        self, sparsity: float = 0.0, allocation: str = "global", removed: float = 0.0, seed: int | None = None
+    ) -> Record:
+        """Record of one training as of `shrunk_spec`; contents as of `trained`."""
+        spec = self.shrunk_spec(sparsity, allocation, removed, seed)
+
+        def work(folder: Path) -> dict:
+            from yolop.sparse_training import SparseTrainer
+            from yolop.training import train
+
+            parent = self.model(self.dense, seed)
+            return train(spec, self.dataset(), folder, parent, self.study.device, SparseTrainer)
 
         return self.store.get_or_run(spec, work)
 
@@ -428,6 +485,139 @@ class Evidence:
     def _weights(self, variant: Variant) -> Path:
         return self.store.used[variant.weights].path("weights.safetensors")
 
+    # --- zeros into speed ---------------------------------------------------------------------------------------------
+
+    def atlas(self) -> list[dict]:
+        """Every different convolution of the models at many sparsities: the engine's time over the dense one's."""
+        shapes = tuple((m, self.shape(m)) for m in self.study.models)
+        rounds = min(max(self.study.timing_rounds // 30, 5), 15)
+        spec = AtlasSpec(shapes, len(self.data().metrics["names"]), self.study.imgsz, rounds=rounds)
+
+        def work(_: Path) -> dict:
+            from yolop import atlas
+
+            return {"rows": atlas.measure(spec, lambda items: progress(items, "atlas, layer shapes"))}
+
+        return self.store.get_or_run(spec, work).metrics["rows"]
+
+    @property
+    def trained_zeros(self) -> tuple[float, ...]:
+        """The sparsities above 0 that n is trained with."""
+        return tuple(share for share in self.study.sparsities if share)
+
+    def control_sparsity(self) -> float:
+        """The sparsity at which other ways to choose the zeros are trained, and other runtimes are given zeros."""
+        return min(self.trained_zeros, key=lambda share: abs(share - 0.9))
+
+    def roads(self, seed: int | None = None) -> dict[str, tuple[str, Deployment]]:
+        """Every way to make n faster: what it is called -> (road, what is deployed); the first is what all compare to."""
+        n, imgsz, found = self.shape("n"), self.study.imgsz, {}
+
+        def add(
+            road: str, label: str, record: Record, runtime: str = "pytorch", imgsz: int = imgsz, shape: ModelSpec = n
+        ):
+            name = f"{label}, {RUNTIME_NAMES[runtime]}" + (f", {imgsz} px" if imgsz != self.study.imgsz else "")
+            found[name] = road, Deployment(name, shape, record.run_id, None, runtime, imgsz)
+
+        dense = self.trained(self.dense, seed)
+        for runtime in ("pytorch", *(r for r in RUNTIMES if r != "pytorch")):
+            add("none" if runtime == "pytorch" else "sparse" if runtime == "sparse" else "runtime", "n", dense, runtime)
+        for share in self.trained_zeros:
+            add("sparse", f"n, {share:.0%} zeros", self.shrunk(share, seed=seed), "sparse")
+        control = self.shrunk(self.control_sparsity(), seed=seed)
+        for runtime in ("pytorch", "onnxruntime", "openvino", "ncnn"):
+            add("zeros elsewhere", f"n, {self.control_sparsity():.0%} zeros", control, runtime)
+        small = self.trained("p-best", seed)
+        for runtime in ("pytorch", "openvino-bf16"):
+            add("p", "p (best.pt)", small, runtime, shape=self.shape("p"))
+        for removed in self.study.removed:
+            for runtime in ("pytorch", "openvino-bf16"):
+                label = f"n, {removed:.0%} of channels removed"
+                add("channels", label, self.shrunk(removed=removed, seed=seed), runtime)
+        for size in (round(imgsz * share / 32) * 32 for share in (0.8, 0.6)):
+            add("resolution", "n", dense, imgsz=size)
+            add("sparse", f"n, {self.control_sparsity():.0%} zeros", control, "sparse", size)
+            add("runtime", "n", dense, "openvino-bf16", size)
+        return found
+
+    def road_scores(self, seed: int | None = None) -> list[dict]:
+        """mAP on test of every road, in its own runtime, in square frames; with sizes on disk and distance to PyTorch."""
+        return self._roads("scores", seed)["rows"]
+
+    def road_times(self) -> list[dict]:
+        """Timing rows of every road of the first seed against PyTorch's dense n, in processes that take turns."""
+        return self._roads("times", None)["rows"]
+
+    def _roads(self, label: str, seed: int | None) -> dict:
+        rounds = min(max(self.study.timing_rounds // 25, 5), 20)
+        starts = 3 if self.study.timing_rounds >= 125 else 1
+        deployments = tuple(deployment for _, deployment in self.roads(seed).values())
+        data = self.data().metrics
+        spec = RoadsSpec(label, deployments, len(data["names"]), data["digest"], rounds=rounds, starts=starts)
+        work = self._road_scores if label == "scores" else self._road_times
+        return self.store.get_or_run(spec, lambda _: {"rows": work(spec)}).metrics
+
+    def exported(self, deployment: Deployment) -> Record:
+        """The files of a deployment for its runtime, and their sizes."""
+        spec = ExportSpec(deployment, len(self.data().metrics["names"]), self.data().metrics["digest"])
+
+        def work(folder: Path) -> dict:
+            from yolop import runtimes
+
+            model = self._subject(deployment, spec.nc)
+            calibration = None
+            if deployment.runtime == "openvino-int8":
+                from yolop.evaluation import Validation
+
+                images = Validation(self.dataset(), "train", deployment.imgsz, square=True).images
+                calibration = [images[i].numpy() for i in range(0, len(images), max(len(images) // 128, 1))][:128]
+            runtimes.export(model, deployment.runtime, deployment.imgsz, folder, calibration)
+            return runtimes.sizes(folder)
+
+        return self.store.get_or_run(spec, work)
+
+    def _folder(self, deployment: Deployment) -> Path | None:
+        if deployment.runtime in ("pytorch", "sparse"):
+            return None
+        return self.exported(deployment).path("record.json").parent
+
+    def _road_scores(self, spec: RoadsSpec) -> list[dict]:
+        from yolop import latency, runtimes
+        from yolop.evaluation import Validation, evaluate
+
+        rows, splits = [], {}
+        for deployment in progress(spec.deployments, "mAP in other runtimes"):
+            size = deployment.imgsz
+            if size not in splits:
+                splits[size] = Validation(self.dataset(), spec.split, size, square=True)
+            model, folder = self._subject(deployment, spec.nc), self._folder(deployment)
+            with latency.threads(spec.threads):
+                call = runtimes.load(deployment.runtime, folder, model, size, spec.threads)
+                scores = evaluate(runtimes.OneByOne(call), splits[size], 100)
+                image = splits[size].images[0][None].float() / 255
+                expected = self._subject(deployment, spec.nc)(image)
+                difference = (call(image) - expected)[..., 4:].abs().max() if size else 0
+            row = {"label": deployment.label} | {k: v for k, v in scores.items() if k.startswith("mAP")}
+            row |= {"max_difference": float(difference)}
+            row |= self.exported(deployment).metrics if folder else {"file_mb": None, "compressed_mb": None}
+            rows.append(row)
+        return rows
+
+    def _road_times(self, spec: RoadsSpec) -> list[dict]:
+        from yolop import latency, runtimes
+
+        baseline, *others = spec.deployments
+        rows = []
+        for other in progress((baseline, *others), "timing in turns"):
+            jobs = {
+                d: (deployed, d, spec.nc, self._weights(d), self._folder(d), spec.threads) for d in (baseline, other)
+            }
+            labels = {"baseline": jobs[baseline], other.label: jobs[other]}
+            parts = [runtimes.paired(labels, spec.rounds, spec.calls, seed) for seed in range(spec.starts)]
+            row = latency.pooled(parts, "baseline")[1]
+            rows.append(row | {"label": other.label + (" (again)" if other is baseline else "")})
+        return rows
+
     def _subject(self, variant: Variant, nc: int):
         return subject(variant, nc, self._weights(variant))
 
@@ -503,6 +693,18 @@ def subject(variant: Variant, nc: int, weights: Path | None):
     if variant.prune:
         model = pruning.prune(model, variant.prune)
     return models.fused(model)
+
+
+def deployed(deployment: Deployment, nc: int, weights: Path, folder: Path | None, threads: int):
+    """A call without arguments that runs a deployment on one fixed random image."""
+    import torch
+
+    from yolop import runtimes
+
+    call = runtimes.load(deployment.runtime, folder, subject(deployment, nc, weights), deployment.imgsz, threads)
+    size = deployment.imgsz
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return lambda: call(image)
 
 
 def timed(spec: LatencySpec, weights: dict[str, Path], picture: Path | None, last: bool, process: int) -> dict:

@@ -23,7 +23,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import SETTINGS
 
-from yolop import checkpoints, models
+from yolop import checkpoints, models, narrowing
 from yolop.datasets import Dataset
 from yolop.evaluation import Validation, evaluate
 from yolop.head import fit_anchors
@@ -89,7 +89,16 @@ class CheckedImages(YOLODataset):
 class Trainer(DetectionTrainer):
     """One training run of a given model on a checked data set. `curve` and `best_state` are what it leaves."""
 
-    def __init__(self, spec: TrainSpec, model: nn.Module, dataset: Dataset, folder: Path, device: str, threads: int):
+    def __init__(
+        self,
+        spec: TrainSpec,
+        model: nn.Module,
+        dataset: Dataset,
+        folder: Path,
+        device: str,
+        threads: int,
+        parent: nn.Module | None = None,
+    ):
         self.spec, self.dataset = spec, dataset
         super().__init__(overrides=arguments(spec, folder, device))
         torch.set_num_threads(threads)  # after ultralytics has set its own number
@@ -206,9 +215,11 @@ def gains(spec: TrainSpec) -> dict:
 def initial_model(spec: TrainSpec, dataset: Dataset, parent: nn.Module | None) -> nn.Module:
     """The model a run starts from: random from its seed, or with a parent's weights carried over."""
     torch.manual_seed(spec.seed)
+    how = spec.init.split(":")[0]
+    if how.startswith("narrowed-"):
+        return narrowing.remove_channels(parent, float(how.removeprefix("narrowed-"))).train()
     boxes = np.concatenate(dataset.splits["train"].labels)[:, 3:] * spec.imgsz
     model = models.build(spec.model, spec.nc, fit_anchors(boxes))
-    how = spec.init.split(":")[0]
     if how == "matching":
         checkpoints.transfer_matching(model, parent.state_dict())
     elif how == "largest-l1":
@@ -217,12 +228,18 @@ def initial_model(spec: TrainSpec, dataset: Dataset, parent: nn.Module | None) -
 
 
 def train(
-    spec: TrainSpec, dataset: Dataset, folder: Path, parent: nn.Module | None = None, device: str = "cpu"
+    spec: TrainSpec,
+    dataset: Dataset,
+    folder: Path,
+    parent: nn.Module | None = None,
+    device: str = "cpu",
+    trainer_class: type[Trainer] = Trainer,
 ) -> dict:
     """Train, keep the EMA weights of the best epoch on val in `folder`/weights.safetensors, score them on test.
 
     Args:
         spec: what to do; `parent` is the model that `spec.init` speaks of.
+        trainer_class: `Trainer`, or one that trains otherwise.
         dataset: checked data with splits train, val, test.
 
     Returns:
@@ -236,12 +253,12 @@ def train(
     anchors = model.model[-1].anchors.tolist() if spec.model.head == "anchor" else None
     before = torch.get_num_threads()
     threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 16)
-    trainer = Trainer(spec, model, dataset, folder, device, threads)
+    trainer = trainer_class(spec, model, dataset, folder, device, threads, parent=parent)
     try:
         trainer.train()
         if trainer.batch_size != spec.batch:
             raise TrainingError(f"out of memory with batch = {spec.batch}: lower it, or imgsz = {spec.imgsz}")
-        best = models.build(spec.model, spec.nc).eval()
+        best = copy.deepcopy(trainer.ema.ema).eval().cpu().float()
         best.load_state_dict(trainer.best_state)
         checkpoints.save_weights(best, folder / "weights.safetensors")
         best = models.fused(best)

@@ -1,0 +1,129 @@
+"""Break-even atlas: which convolution gains from zeros, at which share of them; and what that predicts for a network.
+
+Each different convolution of some models, with SiLU as it occurs in them, runs dense in PyTorch (the faster of its two memory
+layouts) and in the engine (`sparse`, the faster of its two ways), in turns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from yolop import latency, models
+from yolop.sparse import SparseNetwork
+from yolop.specs import AtlasSpec, ModelSpec
+
+PAUSE_S = 0.003  # after which PyTorch's waiting threads have gone to sleep
+
+
+def shapes(model: ModelSpec, nc: int, imgsz: int) -> list[tuple[int, int, int, int, int]]:
+    """(c1, c2, kernel, stride, side of the input in px) of every convolution of a model, from input to output."""
+    found = []
+    with torch.device("meta"):
+        network = models.fused(models.build(model, nc))
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(
+                    lambda m, inputs, _: found.append(
+                        (m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], inputs[0].shape[2])
+                    )
+                )
+        models.Wired(network)(torch.zeros(1, 3, imgsz, imgsz))
+    return found
+
+
+def measure(spec: AtlasSpec, progress=iter) -> list[dict]:
+    """One row per shape and sparsity: shape, how often which model has it, dense_ms, sparse_ms, path, and the ratio of the two
+    times with its interval (below 1: the engine is faster). The A/A control of a shape has no sparsity: dense again."""
+    occurs: dict[tuple, dict[str, int]] = {}
+    for label, model in spec.models:
+        for shape in shapes(model, spec.nc, spec.imgsz):
+            counts = occurs.setdefault(shape, {})
+            counts[label] = counts.get(label, 0) + 1
+    rows = []
+    with latency.threads(spec.threads):
+        for shape in progress(sorted(occurs, key=lambda s: (s[2], s[3], -s[4], s[0], s[1]))):
+            rows += _measure_shape(spec, shape, occurs[shape])
+    return rows
+
+
+def _measure_shape(spec: AtlasSpec, shape: tuple, counts: dict[str, int]) -> list[dict]:
+    c1, c2, kernel, stride, side = shape
+    stream = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(c1, c2, kernel, stride, 2 if kernel == 6 else kernel // 2)
+    weight, order = (torch.randn(conv.weight.shape, generator=stream), torch.rand(conv.weight.shape, generator=stream))
+    image, networks = torch.rand(1, c1, side, side, generator=stream), {}
+    for sparsity in spec.sparsities:
+        with torch.no_grad():
+            conv.weight.copy_(weight * (order >= sparsity))
+        networks[sparsity] = SparseNetwork(
+            nn.Sequential(conv, *([nn.SiLU()] if spec.silu else [])).eval(), image.shape, spec.threads, True, True
+        )
+    dense = _faster_layout(conv, image, spec)
+    calls = {"dense": dense, "dense again": dense} | {s: _repeated(n, image, spec) for s, n in networks.items()}
+    times_ms = _turns(calls, spec.rounds, spec.calls)
+    base = {"c1": c1, "c2": c2, "kernel": kernel, "stride": stride, "side": side, "counts": counts}
+    base["dense_ms"] = float(np.median(times_ms["dense"]))
+    rows = []
+    for label in list(calls)[1:]:
+        found = latency.equivalence(times_ms[label] / times_ms["dense"])
+        row = base | {"sparsity": None, "path": "dense again"}
+        if label in networks:
+            row |= {"sparsity": label, "path": networks[label].layers[0]["path"]}
+        row |= {"sparse_ms": float(np.median(times_ms[label]))}
+        rows.append(row | {name: found[name] for name in ("ratio", "ratio_low", "ratio_high")})
+    return rows
+
+
+def _turns(calls: dict, rounds: int, per_call: int) -> dict:
+    """Milliseconds of one layer, (rounds,) per label; each call runs the layer `per_call` times."""
+    times_ms, labels, rng = {label: np.empty(rounds) for label in calls}, list(calls), np.random.default_rng(0)
+    for round_ in range(rounds):
+        for i in rng.permutation(len(labels)):
+            time.sleep(PAUSE_S)
+            calls[labels[i]]()  # brings weights and maps into the caches, for both alike
+            start = time.perf_counter()
+            calls[labels[i]]()
+            times_ms[labels[i]][round_] = (time.perf_counter() - start) * 1000 / per_call
+    return times_ms
+
+
+def _repeated(network: SparseNetwork, image: torch.Tensor, spec: AtlasSpec) -> Callable[[], None]:
+    """The convolution so often in one run of the engine; a stride of 2 with the splitting of its input."""
+    program = network.program if network.program[0]["size"] == -2 else network.program[1:]
+    program, pixels = np.tile(program, spec.calls), image.numpy().reshape(-1)
+    network.execute(network.program, network.tables, pixels)
+    return lambda: network.execute(program, network.tables, pixels)
+
+
+def _faster_layout(conv: nn.Conv2d, image: torch.Tensor, spec: AtlasSpec) -> Callable[[], None]:
+    """The dense convolution so often, in the memory layout in which it is faster."""
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        with torch.inference_mode():
+            weight, x = conv.weight.to(memory_format=layout), image.to(memory_format=layout)
+
+        @torch.inference_mode()
+        def call(weight=weight, x=x):
+            for _ in range(spec.calls):
+                y = nn.functional.conv2d(x, weight, conv.bias, conv.stride, conv.padding)
+                if spec.silu:
+                    nn.functional.silu(y, inplace=True)
+
+        times_ms = _turns({"": call}, 7, spec.calls)[""]
+        found.append((float(np.median(times_ms)), len(found), call))
+    return min(found)[2]
+
+
+def predicted_ms(model: ModelSpec, rows: list[dict], nc: int, imgsz: int, sparsity: float) -> float:
+    """Time of a network's convolutions in the engine, all at one sparsity of the atlas: the sum of its layers' times."""
+    times = {
+        (r["c1"], r["c2"], r["kernel"], r["stride"], r["side"]): r["sparse_ms"]
+        for r in rows
+        if r["sparsity"] == sparsity
+    }
+    return sum(times[shape] for shape in shapes(model, nc, imgsz))
