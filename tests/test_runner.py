@@ -36,6 +36,8 @@ pretraining = None
 pretrain_epochs = None
 seeds = None
 ratios = None
+sparsities = None
+removed = None
 timing_rounds = None
 device = None"""
 CENSUS = CensusSpec("toy", (("n", ModelSpec(0.33, 0.25)),), nc=3, imgsz=64)

@@ -18,6 +18,11 @@ One idea runs through the package: spec -> record -> table -> figure -> sentence
     latency     paired timing with intervals and an equivalence test
     pruning     L1, random and global masks by module type; achieved sparsity
     torch_sparse what PyTorch's own sparse tensors do for the layers of a network
+    sparse      a network run by its non-zero weights only; its compiled parts: kernels
+    atlas       which convolution gains from zeros, and from how many
+    sparse_training zeros that come gradually while a network trains, taught by the dense one
+    narrowing   channels really removed
+    runtimes    ONNX Runtime, OpenVINO, ncnn: export, quantise, run, time each in a process of its own
     tables      every table: a function from records to a DataFrame
     reporting   sentences and formats; what a notebook shows
     claims      verdicts on the paper's sentences
@@ -25,7 +30,7 @@ One idea runs through the package: spec -> record -> table -> figure -> sentence
     page        index.html
     drift       a fresh run against the committed evidence
     runner      the notebooks in order, status, verify, publish; doctor checks the machine
-    __main__    python -m yolop run | status | verify | publish | doctor
+    __main__    python -m yolop run | export | status | verify | publish | doctor
 
 "p" is a YOLOv5 smaller than n, after the paper studied here. It is not the driving-perception network called YOLOP.
 """

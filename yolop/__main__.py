@@ -1,4 +1,4 @@
-"""python -m yolop run | status | verify | publish | doctor"""
+"""python -m yolop run | export | status | verify | publish | doctor"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from yolop import doctor, runner
-from yolop.specs import STUDIES, SpecError
+from yolop.specs import FORMATS, STUDIES, SpecError
 from yolop.store import StoreError
 
 
@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, help_text in (
         ("run", "run the notebooks in order, computing what no record holds yet"),
+        ("export", "write a trained model of a study for another runtime"),
         ("status", "say what is done, unfinished, damaged, stale"),
         ("verify", "recompute tables and claims from committed records and compare"),
         ("publish", "for maintainers: commit the records of the last run as evidence"),
@@ -26,6 +27,13 @@ def parser() -> argparse.ArgumentParser:
             default = "" if name == "verify" else "digits"
             shown = f"{', '.join(STUDIES)} (default: {default or 'all that are published'})"
             command.add_argument("study", nargs="?", default=default, help=shown)
+        if name == "export":
+            command.add_argument("--model", default="p-best", help="its label, as n or p-best (the default)")
+            zeros = "of n with trained zeros instead: their share, one of the study's sparsities, e.g. 0.9"
+            command.add_argument("--sparsity", type=float, default=0.0, help=zeros)
+            command.add_argument("--seed", type=int, default=None, help="training seed (default: the study's first)")
+            command.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
+            command.add_argument("--out", default="export", metavar="FOLDER", help="where to (default: export/)")
         if name == "run":
             command.add_argument("--only", default="", metavar="02,04", help="numbers of the notebooks to run")
             changes = "change fields of the study, e.g. epochs=10 models=n,p dataset=my/data.yaml"
@@ -41,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.command == "run":
             runner.run(args.study, args.set, args.only, args.records)
+        elif args.command == "export":
+            runner.export(args.study, args.model, args.sparsity, args.seed, args.format, args.out)
         elif args.command == "verify":
             return 0 if runner.verify(args.study) else 1
         elif args.command == "doctor":

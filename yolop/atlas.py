@@ -117,13 +117,3 @@ def _faster_layout(conv: nn.Conv2d, image: torch.Tensor, spec: AtlasSpec) -> Cal
         times_ms = _turns({"": call}, 7, spec.calls)[""]
         found.append((float(np.median(times_ms)), len(found), call))
     return min(found)[2]
-
-
-def predicted_ms(model: ModelSpec, rows: list[dict], nc: int, imgsz: int, sparsity: float) -> float:
-    """Time of a network's convolutions in the engine, all at one sparsity of the atlas: the sum of its layers' times."""
-    times = {
-        (r["c1"], r["c2"], r["kernel"], r["stride"], r["side"]): r["sparse_ms"]
-        for r in rows
-        if r["sparsity"] == sparsity
-    }
-    return sum(times[shape] for shape in shapes(model, nc, imgsz))

@@ -268,6 +268,26 @@ def _sparse_pays(e: Evidence) -> tuple[str, str, str]:
     return estimate, HOLDS if faster > len(at_lowest) / 2 else FAILS, "sparse-break-even"
 
 
+def _skipping(e: Evidence) -> tuple[str, str, str]:
+    if not e.trained_zeros:
+        return "no engine was timed in this study", NOT_RUN, "uniform-zeros"
+    label = e.uniform_labels()["n", "sparse", 0.9]
+    row = next(row for row in e.uniform_times(e.study.imgsz) if row["label"] == label)
+    estimate = f"time ratio {row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f})"
+    return estimate, judge(row["ratio_low"], row["ratio_high"], 0, 1), "uniform-zeros"
+
+
+def _skipping_at_30(e: Evidence) -> tuple[str, str, str]:
+    if not e.trained_zeros:
+        return "no engine was timed in this study", NOT_RUN, "atlas"
+    rows = [(row, row["counts"]["n"]) for row in e.atlas() if row["sparsity"] == 0.3 and "n" in row["counts"]]
+    dense = sum(n * row["dense_ms"] for row, n in rows)
+    value, low, high = (
+        sum(n * row["dense_ms"] * row[name] for row, n in rows) / dense for name in ("ratio", "ratio_low", "ratio_high")
+    )
+    return f"time ratio {value:.3f} ({low:.3f} to {high:.3f})", judge(low, high, 0, 1), "atlas"
+
+
 def _global(e: Evidence) -> tuple[str, str, str]:
     by_type = point(e, "l1-unstructured", conv=0.3, c3=0.3, sppf=0.3)  # at one ratio, so equally sparse
     value, low, high = difference(point(e, "l1-global", conv=0.3), by_type)
@@ -304,5 +324,7 @@ JUDGES: dict[str, Callable[[Evidence], tuple[str, str, str]]] = {
     "pruning-gives-no-speed": _no_speed,
     "no-sparse-tensors": _no_sparse,
     "sparse-tensors-bring-speed": _sparse_pays,
+    "skipping-zeros-brings-speed": _skipping,
+    "skipping-zeros-brings-speed-at-30-percent": _skipping_at_30,
     "global-beats-by-type": _global,
 }

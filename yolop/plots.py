@@ -337,6 +337,132 @@ def sparse_tensors(frame: Frame) -> Figure:
     return figure
 
 
+def trained_zeros(frame: Frame) -> Figure:
+    """mAP50-95 of n with trained zeros, in % of the dense control with the same training, and the other ways to be small."""
+    table = frame("trained-zeros")
+    figure, ax = _axes(7, 3.8)
+    zeros = table[table["n"].str.contains("smallest of all") | (table["n"] == "dense")]
+    others = table[~table.index.isin(zeros.index) & (table["sparsity_of_weights"] > 0)]
+    for part, colour, marker, label in (
+        (zeros, METHODS["l1-global"][1], "o-", "the smallest of all weights"),
+        (
+            others[others["n"].str.contains("each layer") & others["n"].str.contains("small")],
+            "#1f77b4",
+            "s",
+            "of each layer",
+        ),
+        (others[others["n"].str.contains("random")], "#999999", "x", "at random"),
+    ):
+        kept = part["kept_pct"]
+        error = [kept - part["kept_low_pct"], part["kept_high_pct"] - kept]
+        x = 100 * part["sparsity_of_weights"]
+        ax.errorbar(x, kept, np.clip(error, 0, None), fmt=marker, color=colour, capsize=3, lw=1.2, ms=5, label=label)
+    ax.axhline(100, color="#999999", lw=0.8)
+    ax.set(
+        xlabel="zeros among the weights of all convolutions (%)", ylabel="mAP50-95 kept (% of the dense control, test)"
+    )
+    ax.legend(title="zeros are")
+    return figure
+
+
+def atlas(frame: Frame) -> Figure:
+    """Heat map: speed-up of every convolution shape by its zeros; a dot where the interval reaches across 1."""
+    table = frame("atlas").dropna(subset="sparsity")
+    keys = ["kernel", "stride", "side", "c1", "c2"]
+    ascending = [True, True, False, True, True]
+    shapes = table[keys].drop_duplicates().sort_values(keys, ascending=ascending)
+    shapes = [tuple(map(int, row)) for row in shapes.to_numpy()]
+    sparsities = sorted(table["sparsity"].unique())
+    cells = {(*(int(getattr(r, k)) for k in keys), r.sparsity): r for r in table.itertuples()}
+    values = np.array([[1 / cells[(*shape, s)].ratio for s in sparsities] for shape in shapes])
+    figure, ax = _axes(6.5, 1.2 + 0.13 * len(shapes))
+    image = ax.imshow(np.log2(values), cmap="RdBu", vmin=-3, vmax=3, aspect="auto")
+    for y, shape in enumerate(shapes):
+        for x, s in enumerate(sparsities):
+            row = cells[(*shape, s)]
+            if row.ratio_low < 1 < row.ratio_high:
+                ax.plot(x, y, ".", color="#555555", ms=2.5)
+    ax.set_xticks(range(len(sparsities)), [f"{100 * s:g}" for s in sparsities])
+    names = [f"{k}x{k}{' /2' if stride == 2 else ''}  {c1} > {c2}  {side} px" for k, stride, side, c1, c2 in shapes]
+    ax.set_yticks(range(len(shapes)), names, fontsize=5.5)
+    ax.set_xlabel("zeros among the layer's weights (%)")
+    ax.grid(visible=False)
+    bar = figure.colorbar(image, ax=ax, ticks=range(-3, 4), aspect=50, pad=0.02)
+    bar.ax.set_yticklabels([f"{2.0**i:g}x" for i in range(-3, 4)])
+    bar.set_label("speed-up over dense PyTorch (blue: the engine is faster)")
+    return figure
+
+
+def uniform_zeros(frame: Frame) -> Figure:
+    """Whole networks: time over that of dense n in PyTorch against evenly spread zeros, one panel per image size."""
+    table = frame("uniform-zeros")
+    sizes = sorted(table["imgsz_px"].unique())
+    figure, axes = _axes(4.2 * len(sizes) + 1.5, 3.6, columns=len(sizes), sharey=True, squeeze=False)
+    for ax, size in zip(axes[0], sizes, strict=True):
+        part = table[table["imgsz_px"] == size]
+        for model in (NAMES["n"], NAMES["p"]):
+            own = part[(part["model"] == model) & (part["runtime"] == "sparse engine")]
+            error = [own["ratio"] - own["ratio_low"], own["ratio_high"] - own["ratio"]]
+            x = 100 * own["sparsity"]
+            ax.errorbar(x, own["ratio"], np.clip(error, 0, None), fmt="o-", ms=4, color=COLOURS[model], label=model)
+            dense = part[(part["model"] == model) & (part["runtime"] == "PyTorch")]["ratio"].iloc[0]
+            ax.axhline(dense, color=COLOURS[model], lw=0.9, ls=":")
+            if own["layers_predicted_ms"].notna().all():
+                scale = own["layers_predicted_ms"] / own["latency_ms"] * own["ratio"]
+                ax.plot(x, scale, "--", lw=0.9, color=COLOURS[model])
+        ax.set(xlabel="zeros in every layer (%)", title=f"{size} px", ylim=(0, None))
+    axes[0][0].plot([], [], "--", color="#555555", lw=0.9, label="its layers alone, from the atlas")
+    axes[0][0].plot([], [], ":", color="#555555", lw=0.9, label="dense, in PyTorch")
+    axes[0][0].set_ylabel("inference time / that of dense n in PyTorch")
+    figure.legend(loc="outside lower center", ncol=4)
+    return figure
+
+
+ROADS = {
+    "none": ("dense n in PyTorch", "#222222"),
+    "p": ("a smaller model (p)", COLOURS[NAMES["p-best"]]),
+    "channels": ("channels removed", "#a6761d"),
+    "sparse": ("trained zeros, sparse engine", "#d95f02"),
+    "zeros elsewhere": ("the same zeros in other runtimes", "#999999"),
+    "runtime": ("another runtime", "#1f77b4"),
+    "resolution": ("smaller images", "#e7298a"),
+}
+
+
+def roads(frame: Frame) -> Figure:
+    """Accuracy against measured time for every road from dense n, with intervals; the line joins what nothing else beats."""
+    table = frame("roads")
+    figure, ax = _axes(9, 4.8)
+    for road, (label, colour) in ROADS.items():
+        part = table[table["road"] == road]
+        y = part["mAP50_95"]
+        error = np.clip([y - part["mAP50_95_low"], part["mAP50_95_high"] - y], 0, None)
+        ax.errorbar(part["ratio"], y, error, fmt="o", ms=5, color=colour, lw=0.7, label=label)
+    front = table[table["front"] == "yes"].sort_values("ratio")
+    ax.plot(front["ratio"], front["mAP50_95"], color="#555555", lw=0.9, zorder=0)
+    for i, row in enumerate(front.itertuples()):
+        name = row.what.replace(", ", ",\n", 1)
+        up = i % 2 == 0
+        ax.annotate(
+            name,
+            (row.ratio, row.mAP50_95),
+            xytext=(0, 26 if up else -26),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if up else "top",
+            fontsize=6.5,
+            color="#333333",
+            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "lw": 0.6},
+        )
+    ax.set(xscale="log", xlabel="inference time / that of dense n in PyTorch", ylabel="mAP50-95 (test, own runtime)")
+    low, high = table["ratio"].min(), table["ratio"].max()
+    ticks = [t for t in (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0) if 0.8 * low < t < 1.25 * high]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.minorticks_off()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def pictures(evidence: Evidence) -> Figure:
     """The same test pictures seen by each model: boxes at confidence 0.25; the first row is the truth."""
     import base64
@@ -386,8 +512,13 @@ FIGURES = {
     "sensitivity": sensitivity,
     "latency-pruned": latency_pruned,
     "sparse-tensors": sparse_tensors,
+    "trained-zeros": trained_zeros,
+    "atlas": atlas,
+    "uniform-zeros": uniform_zeros,
+    "roads": roads,
     "pictures": pictures,
     "recipe": lambda evidence: draw_recipe(evidence.recipe()),
 }
+OF_ZEROS = ("trained-zeros", "atlas", "uniform-zeros", "roads")  # drawn where a study trains zeros
 FROM_RECORDS = ("pictures", "recipe")  # what they show is in no table
 PHOTOGRAPHIC = ("pictures",)  # shown and kept as JPEG

@@ -27,9 +27,12 @@ from yolop.tables import (
     grid_table,
     point,
     refusals_table,
+    roads_table,
     scores,
     sparse_tensors_table,
     sweeps_table,
+    trained_zeros_table,
+    uniform_table,
 )
 
 DATA = {
@@ -118,10 +121,43 @@ def numbers(e: Evidence) -> dict[str, object]:
         "pretraining_way": lambda: PRETRAINING[e.study.pretraining],
         "control_points": lambda: _points(point(e, "l1-unstructured", conv=0.3, c3=0.1, sppf=0.1), control(e)),
         "grid_n_filters_pct": lambda: _grid_n_filters(e),
+        "zeros_answer": lambda: _zeros_answer(e),
+        "advice": lambda: _advice(e),
     } | {
         f"recipe_{name}": partial(lambda name: recipe.numbers(e.recipe())[name], name)
         for name in ("candidates", "five_not_larger", "chance_as_many_low_pct", "chance_as_many_high_pct")
     }
+
+
+def _zeros_answer(e: Evidence) -> str:
+    """What zeros bring when something skips them, in words."""
+    if not e.trained_zeros:
+        return "This study trains no zeros and times no engine that skips them; bccd does."
+    uniform = uniform_table(e).query("runtime == 'sparse engine' and imgsz_px == @e.study.imgsz")
+    uniform = uniform[uniform["model"] == NAMES["n"]].set_index("sparsity")
+    faster = {share: 1 / uniform.loc[share, "ratio"] for share in (0.0, 0.8, 0.9)}
+    control = e.control_sparsity()
+    trained = trained_zeros_table(e).query("sparsity_of_weights == @control").iloc[0]
+    kept, low, high = (trained[name] for name in ("kept_pct", "kept_low_pct", "kept_high_pct"))
+    return (
+        f"An engine that skips zeros runs n {faster[0.8]:.1f} times as fast as PyTorch at 80 % zeros and {faster[0.9]:.1f} "
+        f"times at 90 % (dense: {faster[0.0]:.2f} times). With {control:.0%} zeros trained in, n keeps {kept:.0f} % ({low:.0f} to "
+        f"{high:.0f} %) of its mAP50-95."
+    )
+
+
+def _advice(e: Evidence) -> str:
+    """The fastest ways that lose at most two points of mAP50-95 against dense n in PyTorch, road by road, in words."""
+    if not e.trained_zeros:
+        return "No roads were measured in this study."
+    table = roads_table(e)
+    good = table[table["mAP50_95"] >= table.loc[0, "mAP50_95"] - 0.02].sort_values("ratio")
+    found = [
+        f"{row.what} ({1 / row.ratio:.1f} times as fast, mAP50-95 {row.mAP50_95:.3f})"
+        for row in good.head(3).itertuples()
+    ]
+    dense = table.loc[0, "mAP50_95"]
+    return f"Dense n in PyTorch has mAP50-95 {dense:.3f}. The fastest that lose at most two points: {'; '.join(found)}."
 
 
 def _seed_note(seeds: int) -> str:
@@ -185,6 +221,10 @@ DECIMALS = {  # by the end of a column's name, first match wins
     "_ms_paper": 1,
     "fps": 0,
     "_px": 0,
+    "sparsity_of_weights": 2,
+    "speed_up": 2,
+    "own_dense": 2,
+    "_mb": 2,
     "sparsity": 4,
     "sparsity_paper": 4,
     "multiple": 4,
@@ -275,10 +315,12 @@ class Report:
 
     def figure(self, name: str):
         """Show a figure drawn from tables; on disk it is an SVG, or a JPEG where it is made of photographs."""
-        from IPython.display import Image
+        from IPython.display import Image, Markdown
 
         from yolop import plots
 
+        if name in plots.OF_ZEROS and not self.evidence.trained_zeros:
+            return Markdown(f"*The figure `{name}` is no part of the study {self.evidence.study.name}.*")
         figure = plots.draw(name, self.frame, self.evidence)
         if name in plots.PHOTOGRAPHIC:
             jpeg = plots.to_jpeg(figure)

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from yolop import drift, store
-from yolop.specs import DATASETS, STUDIES, SpecError, Study, named_study, require
+from yolop.specs import DATASETS, FORMATS, STUDIES, SpecError, Study, named_study, require
 from yolop.store import DamagedRecord, Record, StoreError, sha256, write_atomically
 
 # Percent of a first `digits` run on two cores; after a run its own seconds are used.
@@ -395,6 +395,37 @@ def _first_difference(found: str, expected: str) -> str:
         if left != right:
             return f"line {number} is {left!r}, the records give {right!r}"
     return "line ends differ"
+
+
+def export(study: str, model: str, sparsity: float, seed: int | None, form: str, out: str) -> None:
+    """Write a model that this machine has trained, and `model.json`, which says how to feed it and read what it gives.
+
+    Args:
+        model: label of a training of the study; with a `sparsity` above 0, n with so many trained zeros instead.
+        form: one of specs.FORMATS.
+        out: a folder that is new or empty.
+
+    Raises:
+        SpecError: an unknown name or value, or a folder in use.
+        StoreError: the model was not trained here yet.
+    """
+    from yolop import models, runtimes
+    from yolop.study import Evidence
+
+    settings = named_study(study)
+    e, folder = Evidence(settings, True, store.Store(study, True, finished=True)), Path(out)
+    seed = settings.seeds[0] if seed is None else seed
+    require(model in e.trainings, "model", model, "one of " + ", ".join(e.trainings))
+    require(seed in settings.seeds, "seed", seed, "one of " + ", ".join(map(str, settings.seeds)))
+    require(sparsity == 0 or sparsity in e.trained_zeros, "sparsity", sparsity, f"0 or one of {e.trained_zeros}")
+    require(not folder.exists() or not any(folder.iterdir()), "out", out, "a folder that is new or empty")
+    record = e.shrunk(sparsity, seed=seed) if sparsity else e.trained(model, seed)
+    network, runtime, imgsz = models.fused(e.load(record)), FORMATS[form], settings.imgsz
+    folder.mkdir(parents=True, exist_ok=True)
+    runtimes.export(network, runtime, imgsz, folder, e.calibration(imgsz) if form == "openvino-int8" else None)
+    names, anchors = tuple(e.data().metrics["names"]), network.model[-1].anchors.tolist()
+    runtimes.describe(folder, runtime, names, imgsz, anchors)
+    print(f"{record.run_id}: {', '.join(sorted(path.name for path in folder.iterdir()))} in {folder}")
 
 
 def publish(name: str) -> None:

@@ -17,6 +17,12 @@ SCHEMA = 2  # raise it when code changes a number that a spec does not show: eve
 METHODS = ("l1-unstructured", "l1-structured", "l1-global", "random-unstructured", "random-structured")
 READINGS = ("own", "any-conv")
 RUNTIMES = ("pytorch", "sparse", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8", "ncnn")
+FORMATS = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "openvino-int8": "openvino-int8",
+    "ncnn": "ncnn",
+}  # -> runtime
 ALLOCATIONS = ("global", "layer", "random")
 DATASETS = ("digits", "bccd", "coco128")  # by name; any other by the path of its data.yaml
 PRETRAININGS = ("corpus", "coco")
@@ -339,7 +345,7 @@ class RoadsSpec:
     split: str = "test"
     rounds: int = 20  # per start
     calls: int = 5  # per turn
-    starts: int = 3
+    starts: int = 2  # of every process, one after the other; 0: all in this process, for a quick look only
     threads: int = 2
 
     @property
@@ -355,7 +361,7 @@ class AtlasSpec:
     models: tuple[tuple[str, ModelSpec], ...]
     nc: int
     imgsz: int
-    sparsities: tuple[float, ...] = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    sparsities: tuple[float, ...]
     rounds: int = 15
     calls: int = 5
     threads: int = 2
@@ -449,8 +455,8 @@ class Study:
     pretrain_epochs: int = 6
     seeds: tuple[int, ...] = (0,)
     ratios: tuple[float, ...] = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    sparsities: tuple[float, ...] = (0.0, 0.8, 0.9, 0.95)  # of n with trained zeros; 0 is the control without
-    removed: tuple[float, ...] = (0.5,)  # shares of n's channels that are really removed
+    sparsities: tuple[float, ...] = ()  # of n with trained zeros; 0 is the control without; none: no such part
+    removed: tuple[float, ...] = ()  # shares of n's channels that are really removed, beside them
     timing_rounds: int = 500  # calls per timed variant, taken in turns
     device: str = "cpu"  # not part of any identity
 
@@ -481,12 +487,13 @@ class Study:
             "shares from 0 to 1 (30 % is 0.3)",
         )
         require(
-            len(self.sparsities) > 0 and all(0 <= share < 1 for share in self.sparsities),
+            all(0 <= share < 1 for share in self.sparsities),
             "sparsities",
             self.sparsities,
             "shares from 0 to below 1 (90 % is 0.9)",
         )
-        require(any(self.sparsities), "sparsities", self.sparsities, "at least one above 0")
+        wrong = bool(self.sparsities or self.removed) and not any(self.sparsities)
+        require(not wrong, "sparsities", self.sparsities, "at least one above 0, or none and nothing removed")
         require(all(0 < share < 1 for share in self.removed), "removed", self.removed, "shares above 0 and below 1")
         require(5 <= self.timing_rounds <= 10000, "timing_rounds", self.timing_rounds, "5 to 10000")
         require(self.device == "cpu" or self.device.isdecimal(), "device", self.device, '"cpu" or the number of a GPU')
@@ -511,7 +518,8 @@ def _typed(name: str, value: Any, default: Any) -> Any:
     """`value` as the type of the field's default: numbers and text as they are, lists and "a,b" text as tuples."""
     if isinstance(default, tuple):
         items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_typed(name, item.strip() if isinstance(item, str) else item, default[0]) for item in items)
+        items = [item.strip() if isinstance(item, str) else item for item in items]
+        return tuple(_typed(name, item, (default or (0.5,))[0]) for item in items if item != "")
     if isinstance(default, str) or name == "name":
         require(isinstance(value, (str, int)) and not isinstance(value, bool), name, value, "text")
         return str(value)
@@ -528,7 +536,14 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 STUDIES = {
     "digits": Study("digits"),
     "smoke": Study(
-        "smoke", imgsz=96, epochs=2, pretrain_epochs=1, ratios=(0.1, 0.5), sparsities=(0.9,), timing_rounds=10
+        "smoke",
+        imgsz=96,
+        epochs=2,
+        pretrain_epochs=1,
+        ratios=(0.1, 0.5),
+        sparsities=(0.9,),
+        removed=(0.5,),
+        timing_rounds=10,
     ),
     "bccd": Study(
         "bccd",
@@ -540,8 +555,6 @@ STUDIES = {
         pretrain_epochs=60,
         seeds=(0, 1, 2),
         ratios=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
-        sparsities=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95),
-        removed=(0.3, 0.5),
     ),
     "coco128": Study("coco128", "coco128", imgsz=256, epochs=120, batch=8, pretraining="coco", pretrain_epochs=60),
     "paper": Study(

@@ -23,7 +23,10 @@ from filelock import FileLock
 from yolop.specs import SCHEMA, STUDIES, canonical, run_id
 
 ROOT = Path(os.environ.get("YOLOP_ROOT", Path(__file__).resolve().parents[1]))
-VERSIONED = ("torch", "torchvision", "ultralytics-opencv-headless", "numpy", "pillow", "scikit-learn", "scikit-image")
+VERSIONED = (
+    *("torch", "torchvision", "ultralytics-opencv-headless", "numpy", "pillow", "scikit-learn", "scikit-image"),
+    *("numba", "torch-pruning", "onnxruntime", "openvino", "nncf", "ncnn"),
+)
 
 
 class StoreError(RuntimeError):
@@ -132,10 +135,11 @@ def versions() -> dict:
 
 
 class Store:
-    """The records of one study. `compute=False` reads committed evidence only and needs neither data nor weights."""
+    """The records of one study. `compute=False` reads committed evidence only and needs neither data nor weights;
+    `finished=True` reads what this machine has computed, and computes nothing more."""
 
-    def __init__(self, study: str, compute: bool, root: Path = ROOT):
-        self.study, self.compute = study, compute
+    def __init__(self, study: str, compute: bool, root: Path = ROOT, finished: bool = False):
+        self.study, self.compute, self.finished = study, compute, finished
         self.runs, self.committed = root / "data" / "runs" / study, root / "data" / "records" / study
         self.used: dict[str, Record] = {}  # every record handed out, for provenance
 
@@ -168,6 +172,8 @@ class Store:
                 f"no committed record {name} in {self.committed.name}: these settings were never published. "
                 'Compute them with records="fresh", or go back to the published settings'
             )
+        if self.finished:
+            raise StoreError(f"{name} was not computed on this machine yet: python -m yolop run {self.study}")
         folder = self.runs / name
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.runs / f".{name}.lock"):

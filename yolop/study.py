@@ -318,13 +318,14 @@ class Evidence:
 
     def model(self, label: str, seed: int | None = None):
         """The trained model itself, unfused, in evaluation mode; only where records are computed."""
+        return self.load(self.trained(label, seed))
+
+    def load(self, record: Record):
+        """The model of a training's record, as of `model`."""
         from yolop import checkpoints, models
 
-        record = self.trained(label, seed)
-        spec = ModelSpec(**record.spec["model"])
-        return checkpoints.load_weights(
-            models.build(spec, record.spec["nc"]), record.path("weights.safetensors")
-        ).eval()
+        network = models.build(ModelSpec(**record.spec["model"]), record.spec["nc"])
+        return checkpoints.load_weights(network, record.path("weights.safetensors")).eval()
 
     # --- pruning ------------------------------------------------------------------------------------------------------
 
@@ -491,7 +492,8 @@ class Evidence:
         """Every different convolution of the models at many sparsities: the engine's time over the dense one's."""
         shapes = tuple((m, self.shape(m)) for m in self.study.models)
         rounds = min(max(self.study.timing_rounds // 30, 5), 15)
-        spec = AtlasSpec(shapes, len(self.data().metrics["names"]), self.study.imgsz, rounds=rounds)
+        shares = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99) if self.thorough else (0.0, 0.3, 0.8, 0.9)
+        spec = AtlasSpec(shapes, len(self.data().metrics["names"]), self.study.imgsz, shares, rounds)
 
         def work(_: Path) -> dict:
             from yolop import atlas
@@ -499,6 +501,11 @@ class Evidence:
             return {"rows": atlas.measure(spec, lambda items: progress(items, "atlas, layer shapes"))}
 
         return self.store.get_or_run(spec, work).metrics["rows"]
+
+    @property
+    def thorough(self) -> bool:
+        """Whether times are taken to be believed; `smoke` only shows that everything runs."""
+        return self.study.timing_rounds >= 125
 
     @property
     def trained_zeros(self) -> tuple[float, ...]:
@@ -540,22 +547,42 @@ class Evidence:
             add("runtime", "n", dense, "openvino-bf16", size)
         return found
 
+    @property
+    def uniform_sizes(self) -> tuple[int, ...]:
+        """Image sizes at which whole networks with evenly spread zeros are timed."""
+        return (self.study.imgsz, 2 * self.study.imgsz) if self.thorough else (self.study.imgsz,)
+
+    def uniform_labels(self) -> dict[tuple[str, str, float], str]:
+        """(model, runtime, sparsity) -> label, of networks with evenly spread zeros; the first is what all compare to."""
+        found = {(model, "pytorch", 0.0): f"{model}, PyTorch" for model in ("n", "p")}
+        for model in ("n", "p"):
+            for share in (0.0, 0.7, 0.8, 0.9, 0.95) if self.thorough else (0.0, 0.8, 0.9):
+                found[model, "sparse", share] = f"{model}, {share:.0%} zeros, sparse engine"
+        return found
+
+    def uniform_times(self, imgsz: int) -> list[dict]:
+        """Timing rows of n and p with random weights and evenly spread zeros, against dense n in PyTorch."""
+        deployments = []
+        for (model, runtime, share), label in self.uniform_labels().items():
+            zeros = PruneSpec("random-unstructured", share, share, share, detect=share) if share else None
+            deployments.append(Deployment(label, self.shape(model), "", zeros, runtime, imgsz))
+        spec = self._roads_spec(f"uniform-{imgsz}px", tuple(deployments))
+        return self.store.get_or_run(spec, lambda _: {"rows": self._road_times(spec)}).metrics["rows"]
+
     def road_scores(self, seed: int | None = None) -> list[dict]:
         """mAP on test of every road, in its own runtime, in square frames; with sizes on disk and distance to PyTorch."""
-        return self._roads("scores", seed)["rows"]
+        spec = self._roads_spec("scores", tuple(d for _, d in self.roads(seed).values()))
+        return self.store.get_or_run(spec, lambda _: {"rows": self._road_scores(spec)}).metrics["rows"]
 
     def road_times(self) -> list[dict]:
         """Timing rows of every road of the first seed against PyTorch's dense n, in processes that take turns."""
-        return self._roads("times", None)["rows"]
+        spec = self._roads_spec("times", tuple(d for _, d in self.roads().values()))
+        return self.store.get_or_run(spec, lambda _: {"rows": self._road_times(spec)}).metrics["rows"]
 
-    def _roads(self, label: str, seed: int | None) -> dict:
-        rounds = min(max(self.study.timing_rounds // 25, 5), 20)
-        starts = 3 if self.study.timing_rounds >= 125 else 1
-        deployments = tuple(deployment for _, deployment in self.roads(seed).values())
-        data = self.data().metrics
-        spec = RoadsSpec(label, deployments, len(data["names"]), data["digest"], rounds=rounds, starts=starts)
-        work = self._road_scores if label == "scores" else self._road_times
-        return self.store.get_or_run(spec, lambda _: {"rows": work(spec)}).metrics
+    def _roads_spec(self, label: str, deployments: tuple[Deployment, ...]) -> RoadsSpec:
+        data, rounds = self.data().metrics, min(max(self.study.timing_rounds // 25, 5), 20)
+        starts = 2 if self.thorough else 0
+        return RoadsSpec(label, deployments, len(data["names"]), data["digest"], rounds=rounds, starts=starts)
 
     def exported(self, deployment: Deployment) -> Record:
         """The files of a deployment for its runtime, and their sizes."""
@@ -565,16 +592,18 @@ class Evidence:
             from yolop import runtimes
 
             model = self._subject(deployment, spec.nc)
-            calibration = None
-            if deployment.runtime == "openvino-int8":
-                from yolop.evaluation import Validation
-
-                images = Validation(self.dataset(), "train", deployment.imgsz, square=True).images
-                calibration = [images[i].numpy() for i in range(0, len(images), max(len(images) // 128, 1))][:128]
+            calibration = self.calibration(deployment.imgsz) if deployment.runtime == "openvino-int8" else None
             runtimes.export(model, deployment.runtime, deployment.imgsz, folder, calibration)
             return runtimes.sizes(folder)
 
         return self.store.get_or_run(spec, work)
+
+    def calibration(self, imgsz: int, images: int = 128) -> list:
+        """Photographs of the train split, (3, imgsz, imgsz) uint8, spread over it, that show which values occur."""
+        from yolop.evaluation import Validation
+
+        found = Validation(self.dataset(), "train", imgsz, square=True).images
+        return [found[i].numpy() for i in range(0, len(found), max(len(found) // images, 1))][:images]
 
     def _folder(self, deployment: Deployment) -> Path | None:
         if deployment.runtime in ("pytorch", "sparse"):
@@ -606,17 +635,22 @@ class Evidence:
     def _road_times(self, spec: RoadsSpec) -> list[dict]:
         from yolop import latency, runtimes
 
-        baseline, *others = spec.deployments
-        rows = []
-        for other in progress((baseline, *others), "timing in turns"):
-            jobs = {
-                d: (deployed, d, spec.nc, self._weights(d), self._folder(d), spec.threads) for d in (baseline, other)
-            }
-            labels = {"baseline": jobs[baseline], other.label: jobs[other]}
-            parts = [runtimes.paired(labels, spec.rounds, spec.calls, seed) for seed in range(spec.starts)]
+        baseline, rows = spec.deployments[0], []
+        for other in progress(spec.deployments, "timing in turns"):
+            jobs = {"baseline": self._job(baseline, spec), other.label: self._job(other, spec)}
+            if spec.starts:
+                parts = [runtimes.paired(jobs, spec.rounds, spec.calls, seed) for seed in range(spec.starts)]
+            else:
+                with latency.threads(spec.threads):
+                    calls = {label: make(*arguments) for label, (make, *arguments) in jobs.items()}
+                    parts = [latency.rounds_of(calls, spec.rounds, spec.calls)]
             row = latency.pooled(parts, "baseline")[1]
             rows.append(row | {"label": other.label + (" (again)" if other is baseline else "")})
         return rows
+
+    def _job(self, deployment: Deployment, spec: RoadsSpec) -> tuple:
+        weights = self._weights(deployment) if deployment.weights else None
+        return deployed, deployment, spec.nc, weights, self._folder(deployment), spec.threads
 
     def _subject(self, variant: Variant, nc: int):
         return subject(variant, nc, self._weights(variant))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from yolop import paper, recipe
-from yolop.study import GRID, NAMES, ORIGINAL, SCOPES, Evidence, grid_label
+from yolop.study import GRID, NAMES, ORIGINAL, RUNTIME_NAMES, SCOPES, Evidence, grid_label
 
 SEED_DRAWS = 2000  # of training seeds, each on one bootstrap sample of the images
 
@@ -335,6 +335,115 @@ def sparse_break_even_table(e: Evidence) -> pd.DataFrame:
     ).reset_index()
 
 
+def trained_zeros_table(e: Evidence) -> pd.DataFrame:
+    """n made smaller while it trains, all from the same dense n and for as many steps: zeros by magnitude or at random, and
+    channels really removed. `kept_pct`: of the mAP50-95 of the dense control, the first row, with the interval."""
+    if not e.trained_zeros:
+        return pd.DataFrame()
+    variants = [(share, "global", 0.0) for share in e.study.sparsities]
+    variants += [(e.control_sparsity(), allocation, 0.0) for allocation in ("layer", "random")]
+    variants += [(0.0, "global", removed) for removed in e.study.removed]
+    rows, control = [], _shrunk_scores(e, *variants[0])
+    for sparsity, allocation, removed in variants:
+        found = _shrunk_scores(e, sparsity, allocation, removed)
+        low, high = interval(100 * found["mAP50_95_resampled"] / control["mAP50_95_resampled"])
+        how = ALLOCATIONS[allocation] if sparsity else f"{removed:.0%} of channels removed" if removed else "dense"
+        row = {"n": how, "sparsity_of_weights": sparsity, "seeds": len(e.study.seeds)}
+        row |= {name: found[name] for name in ("mAP50", "mAP50_low", "mAP50_high", "mAP50_95")}
+        row |= {"kept_pct": 100 * found["mAP50_95"] / control["mAP50_95"], "kept_low_pct": low, "kept_high_pct": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+ALLOCATIONS = {
+    "global": "zeros: the smallest of all weights",
+    "layer": "zeros: the smallest of each layer",
+    "random": "zeros: at random in each layer",
+}
+
+
+def _shrunk_scores(e: Evidence, sparsity: float, allocation: str = "global", removed: float = 0.0) -> dict:
+    return _over_seeds([e.shrunk(sparsity, allocation, removed, s).metrics["test"] for s in e.study.seeds])
+
+
+def atlas_table(e: Evidence) -> pd.DataFrame:
+    """Every different convolution of s, n and p at many sparsities: the engine's time over dense PyTorch's; "dense again" is
+    the A/A control."""
+    if not e.trained_zeros:
+        return pd.DataFrame()
+    table = pd.DataFrame(e.atlas())
+    table["models"] = [", ".join(f"{n} x {model}" for model, n in counts.items()) for counts in table["counts"]]
+    columns = ["kernel", "stride", "c1", "c2", "side", "models", "sparsity", "path", "dense_ms", "sparse_ms"]
+    return table[[*columns, "ratio", "ratio_low", "ratio_high"]]
+
+
+def break_even_table(e: Evidence) -> pd.DataFrame:
+    """The atlas in short: for each kind of convolution and sparsity, how many shapes gain, and the median speed-up."""
+    if not e.trained_zeros:
+        return pd.DataFrame()
+    table = atlas_table(e).dropna(subset="sparsity")
+    table["kind"] = table["kernel"].map("{0}x{0}".format) + table["stride"].map({1: "", 2: ", stride 2"})
+    table = table.assign(faster=table["ratio_high"] < 1, speed_up=1 / table["ratio"])
+    grouped = table.groupby(["kind", "sparsity"], sort=True)
+    return grouped.agg(
+        shapes=("faster", "size"),
+        shapes_faster=("faster", "sum"),
+        median_speed_up=("speed_up", "median"),
+        best_speed_up=("speed_up", "max"),
+    ).reset_index()
+
+
+def uniform_table(e: Evidence) -> pd.DataFrame:
+    """Whole networks with zeros spread evenly, random weights: the engine against PyTorch's dense n, and how much of its time
+    the atlas predicts from the layers alone (the rest: pooling, copies, decoding, waiting)."""
+    if not e.trained_zeros:
+        return pd.DataFrame()
+    rows = []
+    for imgsz in e.uniform_sizes:
+        timing = {row["label"]: row for row in e.uniform_times(imgsz)}
+        for (model, runtime, sparsity), name in e.uniform_labels().items():
+            row = timing[name]
+            predicted = None
+            if runtime == "sparse" and imgsz == e.study.imgsz:
+                predicted = _predicted_ms(e, model, sparsity)
+            dense = timing[e.uniform_labels()[model, "pytorch", 0.0]]["ratio"]
+            rows.append(
+                {"model": NAMES[model], "imgsz_px": imgsz, "runtime": RUNTIME_NAMES[runtime], "sparsity": sparsity}
+                | {"latency_ms": row["latency_ms"], "layers_predicted_ms": predicted}
+                | {name: row[name] for name in ("ratio", "ratio_low", "ratio_high")}
+                | {"speed_up_over_own_dense": dense / row["ratio"]}
+            )
+    return pd.DataFrame(rows)
+
+
+def _predicted_ms(e: Evidence, model: str, sparsity: float) -> float:
+    rows = [r for r in e.atlas() if r["sparsity"] == sparsity]
+    return sum(row["sparse_ms"] * row["counts"].get(model, 0) for row in rows)
+
+
+def roads_table(e: Evidence) -> pd.DataFrame:
+    """Every way to make n faster: mAP on test in its own runtime and square frames (means over training seeds), time over
+    that of dense n in PyTorch, size on disk as it is and compressed. `front`: no other is both faster and more accurate."""
+    if not e.trained_zeros:
+        return pd.DataFrame()
+    timing = {row["label"].removesuffix(" (again)"): row for row in e.road_times()}
+    scored = [e.road_scores(seed) for seed in e.study.seeds]
+    rows = []
+    for i, (label, (road, _)) in enumerate(e.roads().items()):
+        found = _over_seeds([per_seed[i] for per_seed in scored])
+        row = {"what": label, "road": road, "seeds": len(scored)}
+        row |= {name: found[name] for name in ("mAP50", "mAP50_95", "mAP50_95_low", "mAP50_95_high")}
+        row |= {name: timing[label][name] for name in ("latency_ms", "ratio", "ratio_low", "ratio_high")}
+        row |= {name: scored[0][i][name] for name in ("file_mb", "compressed_mb", "max_difference")}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table["front"] = [
+        "yes" if not ((table["ratio"] < r.ratio) & (table["mAP50_95"] >= r.mAP50_95)).any() else ""
+        for r in table.itertuples()
+    ]
+    return table
+
+
 def audit_table(e: Evidence) -> pd.DataFrame:
     """Does the paper agree with itself? Its own figures recomputed."""
     return pd.DataFrame(paper.audit())
@@ -375,6 +484,11 @@ TABLES = {  # one that is empty for a study is no part of it
     "conv2d-refusals": refusals_table,
     "sparse-tensors": sparse_tensors_table,
     "sparse-break-even": sparse_break_even_table,
+    "trained-zeros": trained_zeros_table,
+    "atlas": atlas_table,
+    "break-even": break_even_table,
+    "uniform-zeros": uniform_table,
+    "roads": roads_table,
     "audit": audit_table,
     "claims": claims_table,
 }

@@ -1,0 +1,128 @@
+"""Zeros that are trained in: as many as asked, where asked, and they stay: saved, loaded, trained further, exported."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from yolop import checkpoints, datasets, models, narrowing, pruning, sparse_training, training
+from yolop.head import Loss
+from yolop.specs import MODELS, DigitsSpec, SparseTrainSpec, SpecError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A tiny data set of digits."""
+    return datasets.generate(DigitsSpec(train=20, val=6, test=6, imgsz=96), tmp_path_factory.mktemp("data") / "digits")
+
+
+@pytest.fixture(scope="module")
+def parent(data):
+    torch.manual_seed(0)
+    return models.build(MODELS["p"], data.nc).eval()
+
+
+def trained(data, folder, parent, **changes):
+    """Metrics of a short training, and the model read back from its file."""
+    folder.mkdir()
+    spec = SparseTrainSpec(**{"model": MODELS["p"], "label": "p", "data": data.digest, "nc": data.nc, "imgsz": 64, "epochs": 2,
+                              "batch": 8, "val_every": 1, "init": "matching:x", "sparsity": 0.8} | changes)  # fmt: skip
+    metrics = training.train(spec, data, folder, parent, trainer_class=sparse_training.SparseTrainer)
+    return metrics, checkpoints.load_weights(models.build(MODELS["p"], data.nc), folder / "weights.safetensors")
+
+
+def zeros(model) -> dict[str, torch.Tensor]:
+    return {name: conv.weight == 0 for name, conv, _ in pruning.layers(model)}
+
+
+@pytest.mark.parametrize("allocation", ["global", "layer", "random"])
+def test_the_share_of_zeros_is_the_one_asked_for(data, parent, tmp_path, allocation):
+    metrics, model = trained(data, tmp_path / "run", parent, allocation=allocation)
+    assert pruning.weight_sparsity(model) == pytest.approx(0.8, abs=0.002)
+    shares = [float(z.float().mean()) for z in zeros(model).values()]
+    even = max(shares) - min(shares) < 0.03
+    assert even == (allocation != "global")
+    assert metrics["best_epoch"] == 2  # 60 % of two epochs lie in the second: before it, zeros are still to come
+
+
+def test_zeros_stay_when_saved_loaded_trained_further_and_exported(data, parent, tmp_path):
+    import onnx
+
+    from yolop import runtimes
+
+    _, first = trained(data, tmp_path / "1", parent)
+    _, second = trained(data, tmp_path / "2", first, sparsity=0.0)  # asks for none, starts with many
+    before, after = zeros(first), zeros(second)
+    assert all((after[name] | ~before[name]).all() for name in before)
+    assert any(
+        not torch.equal(a.weight, b.weight)
+        for (_, a, _), (_, b, _) in zip(*map(pruning.layers, (first, second)), strict=True)
+    )
+    (tmp_path / "out").mkdir()
+    runtimes.export(models.fused(second), "onnxruntime", 64, tmp_path / "out")
+    weights = [onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "out/model.onnx").graph.initializer]
+    weights = [w for w in weights if w.ndim == 4]
+    assert sum((w == 0).sum() for w in weights) >= sum(int(z.sum()) for z in after.values())
+
+
+def test_the_same_seed_gives_the_same_zeros(data, parent, tmp_path):
+    one, two = (trained(data, tmp_path / name, parent)[0] for name in "ab")
+    assert one == two
+
+
+def test_a_model_that_agrees_with_its_teacher_is_at_the_minimum(data, parent):
+    """Moving a map away from the teacher's can only cost."""
+    spec = SparseTrainSpec(MODELS["p"], "p", "", data.nc, 64, 1, precision="float32")
+    criterion = sparse_training.Distillation(Loss(parent.model[-1]), parent, spec)
+    image = torch.rand(2, 3, 64, 64)
+    student = copy.deepcopy(criterion.teacher)
+    with torch.no_grad():
+        raw = student(image)
+        batch = {"img": image, "batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
+
+        def soft(maps):
+            return float(criterion(maps, batch)[0] - criterion.loss(maps, batch)[0])
+
+        same = soft(raw)
+        for column in (0, 4, 5):
+            moved = [x.clone() for x in raw]
+            moved[0][..., column] += 1
+            assert soft(moved) > same + 1e-6
+    assert copy.deepcopy(criterion) is criterion
+
+
+def test_removed_channels_are_gone_and_the_file_remembers_the_widths(data, parent, tmp_path):
+    narrow = narrowing.remove_channels(parent, 0.5)
+    count = sum(p.numel() for p in narrow.parameters())
+    assert 0.2 < count / sum(p.numel() for p in parent.parameters()) < 0.45
+    kept = narrowing.widths(narrow)
+    assert all(width % 8 == 0 for name, width in kept.items() if ".24." not in name)
+    assert {w for name, w in kept.items() if ".24." in name} == {3 * (5 + data.nc)}
+    checkpoints.save_weights(narrow, tmp_path / "narrow.safetensors")
+    again = checkpoints.load_weights(models.build(MODELS["p"], data.nc), tmp_path / "narrow.safetensors").eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(image), narrow.eval()(image))
+    metrics, _ = trained_narrow(data, tmp_path / "run", parent)
+    assert metrics["parameters"] == count and np.isfinite(metrics["curve"][-1]["box"])
+    with pytest.raises(SpecError, match="ratio"):
+        narrowing.remove_channels(parent, 1.0)
+
+
+def trained_narrow(data, folder, parent):
+    return trained(data, folder, parent, sparsity=0.0, init="narrowed-0.5:x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sparsity": 1.0}, "sparsity"),
+        ({"allocation": "best"}, "allocation"),
+        ({"pruned_by": 0}, "pruned_by"),
+        ({"distill": -1}, "distill"),
+    ],
+)
+def test_impossible_requests_are_refused(change, message):
+    with pytest.raises(SpecError, match=message):
+        SparseTrainSpec(MODELS["p"], "p", "", 3, 64, 1, **change)
