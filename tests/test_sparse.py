@@ -1,5 +1,7 @@
 """The sparse engine gives what PyTorch gives, for whatever shape, stride, size and share of zeros."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -181,3 +183,21 @@ def test_wrong_requests_are_refused():
     for image in (torch.rand(2, 3, 64, 64), torch.rand(1, 3, 96, 64), torch.rand(1, 3, 64, 64).double(), "picture"):
         with pytest.raises(SpecError, match=r"float32 tensor of shape \(1, 3, 64, 64\)"):
             network(image)
+
+
+OFFICIAL = Path(__file__).resolve().parents[1].parent / "shared/weights"
+
+
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official weights are not beside the project")
+def test_the_lines_of_the_readme_run():
+    """A user's road, word for word: official weights, zeros, the engine; same predictions as the pruned model."""
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    code = text.split("```python")[1].split("```")[0]
+    file = next(OFFICIAL.glob("**/yolov5n*v6.0*.pt"), None) or next(OFFICIAL.glob("**/yolov5n*.pt"))
+    image = torch.rand(1, 3, 320, 320, generator=torch.Generator().manual_seed(0))
+    names = {"image": image}
+    exec(code.replace('"yolov5n.pt"', repr(str(file))), names)  # our own README
+    with torch.no_grad():
+        expected = names["model"](image)
+    torch.testing.assert_close(names["predictions"][..., 4:], expected[..., 4:], rtol=0, atol=1e-4)
+    assert names["fast"].notes == []

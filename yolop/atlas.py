@@ -47,11 +47,12 @@ def measure(spec: AtlasSpec, progress=iter) -> list[dict]:
     rows = []
     with latency.threads(spec.threads):
         for shape in progress(sorted(occurs, key=lambda s: (s[2], s[3], -s[4], s[0], s[1]))):
-            rows += _measure_shape(spec, shape, occurs[shape])
+            rows += measure_shape(spec, shape, occurs[shape])
     return rows
 
 
-def _measure_shape(spec: AtlasSpec, shape: tuple, counts: dict[str, int]) -> list[dict]:
+def measure_shape(spec: AtlasSpec, shape: tuple, counts: dict[str, int]) -> list[dict]:
+    """Rows of `measure` for one shape, (c1, c2, kernel, stride, side)."""
     c1, c2, kernel, stride, side = shape
     stream = torch.Generator().manual_seed(0)
     conv = nn.Conv2d(c1, c2, kernel, stride, 2 if kernel == 6 else kernel // 2)

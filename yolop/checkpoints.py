@@ -137,12 +137,13 @@ def _tensor(storage: torch.Tensor, offset, size, stride, *_):
     return storage.as_strided(tuple(size), tuple(stride), offset)
 
 
-def read_official(path: Path, limit_mb: int = 1000) -> dict[str, torch.Tensor]:
+def read_official(path: Path | str, limit_mb: int = 1000) -> dict[str, torch.Tensor]:
     """Tensors of an original YOLOv5 release file (.pt, v6.0 to v7.0) by name, float32, without executing its pickle.
 
     The EMA weights are preferred, as the original does. Raises CheckpointError for anything but tensors, plain
     containers and the original's own classes, and for archives that unpack to more than `limit_mb`.
     """
+    path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(item.file_size for item in archive.infolist()) > limit_mb * 1e6:

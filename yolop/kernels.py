@@ -31,11 +31,12 @@ GROUP_TILE = 4 if LANES == 16 else 2  # registers of outputs for each of them
 PATIENCE = 5000  # looks at the counter before a waiting thread offers its core
 
 CONV, MOVE, MAXPOOL = range(3)
-# One operation. src, dst, add: indices of first pixels (add -1: no shortcut); *_plane, *_pitch: lengths of a plane and of a
-# row; channels, height, width: of dst (CONV, MAXPOOL), or channels of src and size of dst (MOVE); size: filters in a group of
-# CONV, scale of MOVE, window of MAXPOOL; filter: first of CONV; outside: src is the image; work: first limit of shares.
-FIELDS = "kind src src_plane src_pitch src_height src_width dst dst_plane dst_pitch channels height width"
-OPERATION = np.dtype([(n, np.int64) for n in f"{FIELDS} size filter silu add add_plane outside work".split()])
+# One operation. src, dst, add: where maps lie, first pixel, lengths of a plane and of a row (add_at -1: no shortcut); channels,
+# height, width: of dst (CONV, MAXPOOL), or channels of src and size of dst (MOVE); size: filters in a group of CONV, scale of
+# MOVE, window of MAXPOOL; filter: first of CONV; outside: src is the image; work: first limit of the threads' shares.
+PLACES = [f"{name}_{part}" for name in ("src", "dst", "add") for part in ("at", "plane", "pitch")]
+OTHERS = "kind src_height src_width channels height width size filter silu outside work"
+OPERATION = np.dtype([(name, np.int64) for name in (*PLACES, *OTHERS.split())])
 
 _i32, _i64, _f32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _vector, _integers = ir.VectorType(_f32, LANES), ir.VectorType(_i32, LANES)
@@ -184,11 +185,11 @@ def _conv(maps, op, filters, offsets, values, biases, first, last):
             found = filters[op.filter + o]
             begin, end, w = found[0], found[1], val + 4 * (found[2] - found[0] * size)
             b = biases.ctypes.data + 4 * found[3]
-            dst = op.dst + o * size * op.dst_plane + t
-            add = op.add + o * size * op.add_plane + t if op.add >= 0 else -1
-            _tile(size, n, address, off, w, begin, end, op.src + t, dst, op.dst_plane, add, op.add_plane, b, op.silu)
+            dst = op.dst_at + o * size * op.dst_plane + t
+            add = op.add_at + o * size * op.add_plane + t if op.add_at >= 0 else -1
+            _tile(size, n, address, off, w, begin, end, op.src_at + t, dst, op.dst_plane, add, op.add_plane, b, op.silu)
     for o in range(first * size, last * size):
-        _clean(maps, op.dst + o * op.dst_plane, op)
+        _clean(maps, op.dst_at + o * op.dst_plane, op)
 
 
 @njit(nogil=True, cache=True)
@@ -198,8 +199,11 @@ def _move(maps, source, op, first, last):
     for item in range(first, last):
         down, right = item // op.channels // 2, item // op.channels % 2
         for y in range(op.height):
-            row, line = op.dst + item * op.dst_plane + y * op.dst_pitch, 2 * y + down if op.size == -2 else y // op.size
-            start = op.src + item % op.channels * op.src_plane + line * op.src_pitch + right
+            row, line = (
+                op.dst_at + item * op.dst_plane + y * op.dst_pitch,
+                2 * y + down if op.size == -2 else y // op.size,
+            )
+            start = op.src_at + item % op.channels * op.src_plane + line * op.src_pitch + right
             if op.size == 1:
                 for x in range(op.width):
                     maps[row + x] = source[start + x]
@@ -212,7 +216,7 @@ def _move(maps, source, op, first, last):
                 for x in range(n):
                     maps[row + x] = source[start + 2 * x]
                 maps[row + n : row + op.width] = 0
-        _clean(maps, op.dst + item * op.dst_plane, op)
+        _clean(maps, op.dst_at + item * op.dst_plane, op)
 
 
 @njit(nogil=True, cache=True)
@@ -222,18 +226,18 @@ def _maxpool(maps, op, first, last):
     along = np.empty((height, width), np.float32)
     for c in range(first, last):
         for y in range(height):
-            row = op.src + c * op.src_plane + y * op.src_pitch
+            row = op.src_at + c * op.src_plane + y * op.src_pitch
             along[y] = maps[row : row + width]
             for d in range(-reach, reach + 1):
                 for x in range(max(-d, 0), width - max(d, 0)):
                     along[y, x] = max(along[y, x], maps[row + x + d])
         for y in range(height):
-            row = op.dst + c * op.dst_plane + y * op.dst_pitch
+            row = op.dst_at + c * op.dst_plane + y * op.dst_pitch
             maps[row : row + width] = along[y]
             for other in range(max(y - reach, 0), min(y + reach, height - 1) + 1):
                 for x in range(width):
                     maps[row + x] = max(maps[row + x], along[other, x])
-        _clean(maps, op.dst + c * op.dst_plane, op)
+        _clean(maps, op.dst_at + c * op.dst_plane, op)
 
 
 @njit(nogil=True, cache=True)

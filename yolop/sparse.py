@@ -8,10 +8,10 @@ faster on the machine at hand, in groups of four filters that share their inputs
 
 from __future__ import annotations
 
-import math
 import operator
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -24,7 +24,7 @@ from yolop import kernels as k
 from yolop.models import Wired
 from yolop.specs import SpecError, require
 
-LEAVES = (nn.Conv2d, nn.SiLU, nn.MaxPool2d, nn.Upsample)
+PARTS = ("at", "plane", "pitch")  # of where a map lies: its first pixel, the lengths of a plane and of a row
 PATHS = {1: "non-zeros", k.GROUP: "groups of four"}  # filters in a group -> how a convolution runs
 REPEATS, ROUNDS = 10, 5  # of an operation, when both ways are timed
 
@@ -59,11 +59,6 @@ def sparsify(model: nn.Module, imgsz: int, threads: int | None = None, strict: b
         require(p.dtype == torch.float32 and p.device.type == "cpu", name, f"{p.dtype} on {p.device}", way_out)
         require(bool(p.isfinite().all()), name, "NaN or infinity", "a model with finite weights")
     return SparseNetwork(model, (1, 3, imgsz, imgsz), threads, strict, choose)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, LEAVES) or super().is_leaf_module(module, name)
 
 
 @dataclass(eq=False)
@@ -125,7 +120,7 @@ class SparseNetwork:
         last = wired.layers[-1] if isinstance(wired, Wired) else None
         self.detect = last if hasattr(last, "decode") else None
         try:
-            self.traced = fx.GraphModule(wired, _Tracer().trace(wired))
+            self.traced = fx.GraphModule(wired, fx.Tracer().trace(wired))
             with torch.no_grad():
                 ShapeProp(self.traced).propagate(torch.zeros(self.shape))
         except Exception as error:  # models can fail to trace in any way
@@ -174,59 +169,50 @@ class SparseNetwork:
     def _encode(self, sizes: list[int]) -> tuple[np.ndarray, tuple]:
         """The program and its tables, with so many filters in a group of each operation's."""
         program, work, filters, biases = np.zeros(len(sizes), k.OPERATION), [], [], []
-        offsets, values = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
+        offsets, values, begin, start = [np.zeros(0)], [np.zeros(0)], 0, 0
         for op, size, row in zip(self.ops, sizes, program, strict=True):
             for name, value in self._fields(op, size).items():
                 row[name] = value
-            row["filter"], row["work"] = len(filters), len(work)
-            if op.conv is None:
-                costs = [1] * op.dst.channels
-            else:
-                groups = self._groups(op, size)
-                begin, start = sum(map(len, offsets)), sum(map(len, values))
-                for (o, v), bias in zip(
-                    groups, range(len(biases), len(biases) + len(groups) * size, size), strict=True
-                ):
-                    filters.append((begin, begin + len(o), start, bias))
-                    begin, start = begin + len(o), start + len(v)
-                offsets.append(np.concatenate([o for o, _ in groups]).astype(np.int32))
-                values.append(np.concatenate([v for _, v in groups]))
-                biases += [0.0] * op.dst.channels if op.conv.bias is None else op.conv.bias.tolist()
-                costs = [len(o) + 8 for o, _ in groups]  # 8: about what a filter costs that has no weights at all
-            limits = np.cumsum([0, *costs])
-            shares = [int(np.searchsorted(limits, limits[-1] * t / self.threads)) for t in range(self.threads)]
-            work += [*shares, len(costs)]
-        filters, biases = np.array(filters, np.int64).reshape(-1, 4), np.array(biases, np.float32)
-        return program, (np.array(work, np.int64), filters, np.concatenate(offsets), np.concatenate(values), biases)
+            row["filter"], row["work"], costs = len(filters), len(work), []
+            for o, v, bias in self._groups(op, size) if op.conv else ():
+                filters.append((begin, begin + len(o), start, len(biases)))
+                begin, start = begin + len(o), start + len(v)
+                biases += bias
+                offsets.append(o)
+                values.append(v)
+                costs.append(len(o) + 8)  # 8: about what a filter costs that has no weights at all
+            limits = np.cumsum([0, *(costs or [1] * op.dst.channels)])
+            work += np.searchsorted(limits, limits[-1] * np.arange(self.threads) / self.threads).tolist()
+            work.append(len(limits) - 1)
+        kinds = ((work, np.int64), (filters, np.int64), (np.concatenate(offsets), np.int32))
+        kinds += ((np.concatenate(values), np.float32), (biases, np.float32))
+        tables = [np.array(table, kind) for table, kind in kinds]
+        tables[1] = tables[1].reshape(-1, 4)
+        return program, tuple(tables)
 
     def _fields(self, op: _Op, size: int) -> dict[str, int]:
         """The numbers of an operation that do not depend on its weights."""
-        found = {"kind": op.kind, "size": size, "silu": op.silu, "add": -1, "channels": op.dst.channels}
-        found |= {"outside": op.src is None, "height": op.dst.buffer.height, "width": op.dst.buffer.width}
-        found["dst"], found["dst_plane"], found["dst_pitch"] = self._where(op.dst)
-        if op.kind == k.MOVE:
-            found["channels"] = op.src.channels if op.src else self.shape[1]
         height, width = (op.src.buffer.height, op.src.buffer.width) if op.src else self.shape[2:]
-        found["src"], found["src_plane"], found["src_pitch"] = (
-            self._where(op.src) if op.src else (0, height * width, width)
-        )
-        if op.add:
-            found["add"], found["add_plane"], _ = self._where(op.add)
-        return found | {"src_height": height, "src_width": width}
+        places = {"src": self._where(op.src) if op.src else (0, height * width, width), "dst": self._where(op.dst)}
+        places["add"] = self._where(op.add) if op.add else (-1, 0, 0)
+        found = {f"{name}_{part}": n for name, at in places.items() for part, n in zip(PARTS, at, strict=True)}
+        found |= {"kind": op.kind, "size": size, "silu": op.silu, "outside": op.src is None, "src_height": height}
+        found |= {"src_width": width, "height": op.dst.buffer.height, "width": op.dst.buffer.width}
+        return found | {
+            "channels": op.dst.channels if op.kind != k.MOVE else op.src.channels if op.src else self.shape[1]
+        }
 
-    def _groups(self, op: _Op, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Offsets into the source, and values, of each group of filters."""
-        weight = op.conv.weight.detach().numpy()
-        _, length, pitch = self._where(op.src)
-        found = []
-        for o in range(0, len(weight), size):
-            group = weight[o : o + size]
+    def _groups(self, op: _Op, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, list[float]]]:
+        """Offsets into the source, values and biases of each group of filters."""
+        weight, (_, length, pitch) = op.conv.weight.detach().numpy(), self._where(op.src)
+        biases = [0.0] * len(weight) if op.conv.bias is None else op.conv.bias.tolist()
+        for first in range(0, len(weight), size):
+            group = weight[first : first + size]
             c, y, x = np.nonzero((group != 0).any(axis=0))
             plane, dy, dx = c, y - op.conv.padding[0], x - op.conv.padding[1]
             if op.conv.stride[0] == 2:
                 plane, dy, dx = (dy % 2 * 2 + dx % 2) * weight.shape[1] + c, dy // 2, dx // 2
-            found.append((plane * length + dy * pitch + dx, group[:, c, y, x].T.ravel()))
-        return found
+            yield plane * length + dy * pitch + dx, group[:, c, y, x].T.ravel(), biases[first : first + size]
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -239,7 +225,7 @@ class SparseNetwork:
 
     def _choose(self, choose: bool) -> None:
         """Of both ways to run a convolution keep the one that measures faster here; segments between PyTorch's nodes."""
-        image, began = np.zeros(math.prod(self.shape), np.float32), time.perf_counter()
+        image, began = np.zeros(int(np.prod(self.shape)), np.float32), time.perf_counter()
         plain = [op.size for op in self.ops]
         grouped = [k.GROUP if op.conv and len(op.conv.weight) % k.GROUP == 0 else op.size for op in self.ops]
         ways = [self._encode(sizes) for sizes in (plain, grouped)]
@@ -247,14 +233,15 @@ class SparseNetwork:
         self.first_call_s = time.perf_counter() - began
         sizes, self.layers = plain.copy(), []
         for i, op in enumerate(self.ops):
-            times_ms = [math.nan, math.nan]
+            times_ms = [np.nan, np.nan]
             if choose and grouped[i] != plain[i]:
-                times_ms = [
-                    self._time_ms(np.repeat(program[i : i + 1], REPEATS), tables, image) for program, tables in ways
-                ]
+                times_ms = [self._time_ms(np.repeat(p[i : i + 1], REPEATS), tables, image) for p, tables in ways]
                 sizes[i] = grouped[i] if times_ms[1] < times_ms[0] else plain[i]
             if op.conv:
-                self.layers.append(_layer(op, PATHS[sizes[i]], times_ms))
+                (c2, c1, kernel, _), sparsity = op.conv.weight.shape, float((op.conv.weight == 0).float().mean())
+                row = {"name": op.name, "c1": c1, "c2": c2, "kernel": kernel, "stride": op.conv.stride[0]}
+                row |= {"side": op.dst.buffer.width, "sparsity": sparsity, "path": PATHS[sizes[i]]}
+                self.layers.append(row | {"nonzeros_ms": times_ms[0], "groups_ms": times_ms[1]})
         self.program, self.tables = program, _ = self._encode(sizes)
         self.memory_mb = sum(a.nbytes for a in (self.maps, program, *self.tables)) / 1e6
         stops = [i for i, op in enumerate(self.ops) if op.node]
@@ -294,27 +281,19 @@ class SparseNetwork:
 
     def _in_torch(self, op: _Op, image: torch.Tensor) -> None:
         """Run one node of the graph by PyTorch, and put its result where the engine reads it."""
-        found = iter(image if m is None else self._view(m).clone() for m in op.inputs)
-        values = {node: next(found) for node in op.node.all_input_nodes}
-        args, kwargs = fx.node.map_arg((op.node.args, op.node.kwargs), values.get)
-        if op.node.op == "call_module":
-            result = self.traced.get_submodule(op.node.target)(*args, **kwargs)
-        elif op.node.op == "call_method":
-            result = getattr(args[0], op.node.target)(*args[1:], **kwargs)
-        else:
-            result = op.node.target(*args, **kwargs)
+        interpreter = fx.Interpreter(self.traced)
+        found = (image if m is None else self._view(m).clone() for m in op.inputs)
+        interpreter.env = dict(zip(op.node.all_input_nodes, found, strict=True))
+        result = interpreter.run_node(op.node)
         at, length, pitch = self._where(op.dst)
         first = at - self.q * pitch - self.q
         self.maps[first : first + op.dst.channels * length] = 0
         self._view(op.dst).copy_(result)
 
 
-def _layer(op: _Op, path: str, times_ms: list[float]) -> dict:
-    """A row of `SparseNetwork.layers`."""
-    c2, c1, kernel, _ = op.conv.weight.shape
-    row = {"name": op.name, "c1": c1, "c2": c2, "kernel": kernel, "stride": op.conv.stride[0]}
-    row |= {"side": op.dst.buffer.width, "sparsity": float((op.conv.weight == 0).float().mean()), "path": path}
-    return row | {"nonzeros_ms": times_ms[0], "groups_ms": times_ms[1]}
+def _keeps_size(pool: nn.MaxPool2d) -> bool:
+    size, rest = pool.kernel_size, (pool.stride, pool.dilation, pool.ceil_mode)
+    return isinstance(size, int) and size == 2 * pool.padding + 1 and rest == (1, 1, False)
 
 
 class _Reader:
@@ -346,11 +325,9 @@ class _Reader:
             elif isinstance(module, nn.Conv2d) and not self._obstacle(node, module):
                 absorbed |= self._convolution(node, module)
             elif isinstance(module, nn.Upsample) and (module.scale_factor, module.mode) == (2, "nearest"):
-                self.ops.append(_Op(k.MOVE, self._source(node), self._place(node), 2))
-            elif isinstance(module, nn.MaxPool2d) and self._window(module):
-                self.ops.append(
-                    _Op(k.MAXPOOL, self._inside(self._source(node), node), self._place(node), module.kernel_size)
-                )
+                self.ops.append(_Op(k.MOVE, self.maps.get(node.args[0]), self._place(node), 2))
+            elif isinstance(module, nn.MaxPool2d) and _keeps_size(module):
+                self.ops.append(_Op(k.MAXPOOL, self._inside(node), self._place(node), module.kernel_size))
             elif self._concatenates(node):
                 self._concatenation(node)
             else:
@@ -365,14 +342,13 @@ class _Reader:
     def _shape(self, node: fx.Node) -> tuple:
         return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
 
-    def _source(self, node: fx.Node) -> _Map | None:
-        return self.maps.get(node.args[0])
-
-    def _inside(self, source: _Map | None, node: fx.Node) -> _Map:
-        """The source, which is copied among the maps if it is the image."""
-        if source is None:
-            source = _Map(_Buffer(*self._shape(node.args[0])[1:]), 0, self._shape(node.args[0])[1])
-            self.ops.append(_Op(k.MOVE, None, source))
+    def _inside(self, node: fx.Node, stride: int = 1) -> _Map:
+        """What a node reads, as it lies among the maps: copied there if it is the image, split for a stride of 2."""
+        source, (_, channels, height, width) = self.maps.get(node.args[0]), self._shape(node.args[0])
+        if source is None or stride == 2:
+            parts = _Buffer(channels * stride**2, -(-height // stride), -(-width // stride))
+            source, before = _Map(parts, 0, parts.channels), source
+            self.ops.append(_Op(k.MOVE, before, source, -2 if stride == 2 else 1))
         return source
 
     def _concatenates(self, node: fx.Node) -> bool:
@@ -380,28 +356,19 @@ class _Reader:
             return False
         return self.image not in node.args[0] and all(len(self._shape(part)) == 4 for part in node.args[0])
 
-    @staticmethod
-    def _window(pool: nn.MaxPool2d) -> bool:
-        size = pool.kernel_size
-        odd = isinstance(size, int) and size % 2 == 1
-        return odd and (pool.stride, pool.padding, pool.dilation, pool.ceil_mode) == (1, size // 2, 1, False)
-
     def _obstacle(self, node: fx.Node, conv: nn.Conv2d) -> str:
         """Why the engine cannot run a convolution; empty if it can."""
         (_, _, height, width), rows = self._shape(node.args[0]), self._shape(node)[2:]
-        stride = conv.stride[0]
-        for wrong, why in (
-            (conv.groups != 1, f"{conv.groups} groups"),
-            (conv.dilation != (1, 1), f"dilation {conv.dilation}"),
-            (conv.padding_mode != "zeros", f"padding with {conv.padding_mode}"),
-            (isinstance(conv.padding, str), f"padding {conv.padding!r}"),
-            (conv.stride not in ((1, 1), (2, 2)), f"stride {conv.stride}"),
-            (rows != (-(-height // stride), -(-width // stride)), f"{height}x{width} px to {rows[0]}x{rows[1]}"),
-            (max(conv.kernel_size) > 7, f"kernel {conv.kernel_size}"),
-        ):
-            if wrong:
-                return why
-        return ""
+        stride, padded = conv.stride[0], conv.padding_mode != "zeros" or isinstance(conv.padding, str)
+        reasons = {
+            f"{conv.groups} groups": conv.groups != 1,
+            f"dilation {conv.dilation}": conv.dilation != (1, 1),
+            f"padding {conv.padding} with {conv.padding_mode}": padded,
+            f"stride {conv.stride}": conv.stride not in ((1, 1), (2, 2)),
+            f"{height}x{width} px to {rows[0]}x{rows[1]}": rows != (-(-height // stride), -(-width // stride)),
+            f"kernel {conv.kernel_size}": max(conv.kernel_size) > 7,
+        }
+        return next((why for why, wrong in reasons.items() if wrong), "")
 
     def _place(self, node: fx.Node) -> _Map:
         if node not in self.maps:
@@ -427,15 +394,8 @@ class _Reader:
             if len(others) == 1 and others[0] in self.maps and self._shape(others[0]) == self._shape(last):
                 last, add = after[0], self.maps[others[0]]
                 inside.add(last)
-        source = self._source(node)
-        if conv.stride[0] == 2:
-            _, channels, height, width = self._shape(node.args[0])
-            halves = _Map(_Buffer(4 * channels, (height + 1) // 2, (width + 1) // 2), 0, 4 * channels)
-            self.ops.append(_Op(k.MOVE, source, halves, -2))
-            source = halves
-        self.ops.append(
-            _Op(k.CONV, self._inside(source, node), self._place(last), 1, conv, str(node.target), silu, add)
-        )
+        source = self._inside(node, conv.stride[0])
+        self.ops.append(_Op(k.CONV, source, self._place(last), 1, conv, str(node.target), silu, add))
         return inside
 
     def _concatenation(self, node: fx.Node) -> None:
