@@ -130,3 +130,13 @@ def test_a_mirrored_image_has_mirrored_assignments(centres):
             sorted(zip(anchor.tolist(), gy.tolist(), gx.tolist(), (target * 1000).round().int().tolist(), strict=True))
         )
     assert [row[:3] for row in seen[0]] == [row[:3] for row in seen[1]]
+
+
+def test_decoding_without_pytorch_is_the_same():
+    from yolop.head import Detect, decode_arrays
+
+    torch.manual_seed(0)
+    detect = Detect(4, channels=(8, 8, 8)).eval()
+    maps = [30 * torch.randn(1, 27, n, n + 1) for n in (8, 4, 2)]
+    found = decode_arrays(detect, [x[0].numpy() for x in maps])
+    torch.testing.assert_close(torch.from_numpy(found), detect.decode(detect.raw(maps)), rtol=1e-5, atol=1e-4)

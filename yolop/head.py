@@ -72,6 +72,28 @@ class Detect(nn.Module):
         return torch.cat(decoded, 1)
 
 
+def decode_arrays(detect: Detect, maps: list[np.ndarray]) -> np.ndarray:
+    """As `Detect.decode`, without PyTorch: for runtimes that leave decoding to their caller.
+
+    PyTorch would split even this among its threads, and these then wait, spinning, on the cores of the other runtime.
+
+    Args:
+        maps: three, (3 * (5 + nc), ny, nx) float32, as the convolutions of Detect give them.
+
+    Returns:
+        (1, boxes, 5 + nc) float32.
+    """
+    decoded = []
+    for x, anchors, stride in zip(maps, detect.anchors.numpy(), STRIDES, strict=True):
+        _, ny, nx = x.shape
+        with np.errstate(over="ignore"):
+            y = (1 / (1 + np.exp(-x))).reshape(3, detect.no, ny, nx)
+        y[:, :2] = (y[:, :2] * 2 - 0.5 + np.mgrid[:ny, :nx][::-1].astype(np.float32)) * stride
+        y[:, 2:4] = (y[:, 2:4] * 2) ** 2 * anchors[:, :, None, None]
+        decoded.append(y.transpose(0, 2, 3, 1).reshape(-1, detect.no))
+    return np.concatenate(decoded)[None]
+
+
 class Loss:
     """YOLOv5's training loss: CIoU for boxes, binary cross-entropy for objectness and classes.
 

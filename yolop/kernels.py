@@ -10,8 +10,6 @@ in memory instead of registers and takes more than twice as long. The same code 
 
 from __future__ import annotations
 
-import os
-
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
@@ -27,8 +25,6 @@ LANES = 16 if FEATURES.get("avx512f") else 8 if FEATURES.get("avx2") else 4  # f
 TILE = 8  # registers of outputs for one filter: with a weight and an input they fit into the 16 of AVX2
 GROUP = 4  # filters that share their inputs where few weights are zero
 GROUP_TILE = 4 if LANES == 16 else 2  # registers of outputs for each of them
-
-PATIENCE = 5000  # looks at the counter before a waiting thread offers its core
 
 CONV, MOVE, MAXPOOL = range(3)
 # One operation. src, dst, add: where maps lie, first pixel, lengths of a plane and of a row (add_at -1: no shortcut); channels,
@@ -145,18 +141,6 @@ def _add_to(typingctx, address, n):
     return types.int64(types.int64, types.int64), codegen
 
 
-@intrinsic
-def _yield(typingctx):
-    """Let the system run another thread, where it has a call for that."""
-
-    def codegen(context, builder, signature, arguments):
-        if os.name == "posix":
-            builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(_i32, []), "sched_yield"), [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
 @njit(nogil=True, cache=True)
 def _clean(maps, pixel, op):
     """Zero what surrounds the pixels of the plane of dst whose first one is `pixel`."""
@@ -253,8 +237,6 @@ def execute(thread, threads, maps, image, program, work, filters, offsets, value
             _maxpool(maps, op, first, last)
         if threads > 1:
             _add_to(counter.ctypes.data, 1)
-            goal, waited = goal + threads, 0
+            goal += threads
             while _add_to(counter.ctypes.data, 0) < goal:
-                waited += 1
-                if waited > PATIENCE:  # the other thread may have no core to run on
-                    _yield()
+                pass

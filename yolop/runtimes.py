@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from yolop import latency
+from yolop.head import decode_arrays
 from yolop.models import Wired
 from yolop.specs import RUNTIMES, require
 from yolop.store import write_atomically
@@ -159,12 +160,11 @@ def _in_ncnn(folder: Path, model: nn.Module, threads: int, runtime: str) -> Call
     net.load_param(str(folder / "model.ncnn.param"))
     net.load_model(str(folder / "model.ncnn.bin"))
 
-    @torch.inference_mode()
     def call(image: torch.Tensor) -> torch.Tensor:
         extractor = net.create_extractor()
         extractor.input("in0", ncnn.Mat(image[0].numpy()).clone())
-        maps = [torch.from_numpy(np.array(extractor.extract(f"out{i}")[1]))[None] for i in range(3)]
-        return detect.decode(detect.raw(maps))
+        maps = [np.array(extractor.extract(f"out{i}")[1]) for i in range(3)]
+        return torch.from_numpy(decode_arrays(detect, maps))
 
     return call
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from yolop import kernels as k
+from yolop.head import decode_arrays
 from yolop.models import Wired
 from yolop.specs import SpecError, require
 
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
 PARTS = ("at", "plane", "pitch")  # of where a map lies: its first pixel, the lengths of a plane and of a row
 PATHS = {1: "non-zeros", k.GROUP: "groups of four"}  # filters in a group -> how a convolution runs
 REPEATS, ROUNDS = 10, 5  # of an operation, when both ways are timed
@@ -48,9 +51,8 @@ def sparsify(model: nn.Module, imgsz: int, threads: int | None = None, strict: b
     Raises:
         SpecError: a model, size or number that it cannot work with, before anything is compiled.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = min(torch.get_num_threads(), cores) if threads is None else threads
-    require(1 <= threads <= cores, "threads", threads, f"1 to {cores}, the cores of this machine")
+    threads = min(torch.get_num_threads(), len(CORES)) if threads is None else threads
+    require(1 <= threads <= len(CORES), "threads", threads, f"1 to {len(CORES)}, the cores of this machine")
     require(imgsz > 0 and imgsz % 32 == 0, "imgsz", imgsz, "a multiple of 32 pixels")
     way_out = "models.fused(model), float32, on the CPU"
     require(not any(m.training for m in model.modules()), "training mode", True, "model.eval()")
@@ -115,7 +117,10 @@ class SparseNetwork:
 
     def __init__(self, model: nn.Module, shape: tuple, threads: int, strict: bool, choose: bool):
         self.shape, self.threads, self.notes = shape, threads, []
-        self.counter, self.pool = np.zeros(8, np.int64), ThreadPoolExecutor(threads) if threads > 1 else None
+        self.counter, self.pool = (
+            np.zeros(8, np.int64),
+            ThreadPoolExecutor(threads, initializer=_pin, initargs=(count(),)),
+        )
         wired = Wired(model) if all(hasattr(layer, "f") for layer in getattr(model, "model", [None])) else model
         last = wired.layers[-1] if isinstance(wired, Wired) else None
         self.detect = last if hasattr(last, "decode") else None
@@ -218,10 +223,8 @@ class SparseNetwork:
 
     def execute(self, program: np.ndarray, tables: tuple, image: np.ndarray) -> None:
         arguments = (self.threads, self.maps, image, program, *tables, self.counter, int(self.counter[0]))
-        others = [self.pool.submit(k.execute, t, *arguments) for t in range(1, self.threads)]
-        k.execute(0, *arguments)
-        for other in others:
-            other.result()
+        # the caller's thread sleeps: it would sit on one of the cores
+        list(self.pool.map(lambda t: k.execute(t, *arguments), range(self.threads)))
 
     def _choose(self, choose: bool) -> None:
         """Of both ways to run a convolution keep the one that measures faster here; segments between PyTorch's nodes."""
@@ -269,7 +272,7 @@ class SparseNetwork:
                 self._in_torch(op, image)
         results = [self._view(m) for m in self.outputs]
         if self.detect is not None:
-            return self.detect.decode(self.detect.raw(results))
+            return torch.from_numpy(decode_arrays(self.detect, [x[0].numpy() for x in results]))
         results = [x.clone(memory_format=torch.contiguous_format) for x in results]
         return results if self.many else results[0]
 
@@ -289,6 +292,13 @@ class SparseNetwork:
         first = at - self.q * pitch - self.q
         self.maps[first : first + op.dst.channels * length] = 0
         self._view(op.dst).copy_(result)
+
+
+def _pin(turn: count) -> None:
+    """Keep this thread on a core of its own, where the system has a call for that: two that wait for each other on one core
+    take many times as long, and Linux likes to wake a thread on the core of the one that woke it."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {CORES[next(turn) % len(CORES)]})
 
 
 def _keeps_size(pool: nn.MaxPool2d) -> bool:

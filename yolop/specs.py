@@ -541,7 +541,7 @@ STUDIES = {
         epochs=2,
         pretrain_epochs=1,
         ratios=(0.1, 0.5),
-        sparsities=(0.9,),
+        sparsities=(0.0, 0.9),
         removed=(0.5,),
         timing_rounds=10,
     ),
