@@ -57,6 +57,26 @@ def test_every_table_and_figure_of_the_paper_is_there(root):
     assert "http-equiv" not in page and "<script" not in page and 'src="http' not in page and "url(http" not in page
 
 
+def test_a_trained_model_is_exported_with_its_description(root, tmp_path):
+    for arguments, files in (
+        (("--model", "p-best", "--format", "onnx"), {"model.onnx", "model.json"}),
+        (("--sparsity", "0.9", "--format", "ncnn"), {"model.ncnn.param", "model.ncnn.bin", "model.json"}),
+    ):
+        out = tmp_path / arguments[-1]
+        assert "model" in run(root, "export", "smoke", *arguments, "--out", str(out))
+        assert {path.name for path in out.iterdir()} == files
+        assert json.loads((out / "model.json").read_text())["names"] == ["0", "2", "3"]
+
+
+def test_nothing_is_trained_for_an_export(project, capsys):
+    from yolop.__main__ import main
+
+    assert main(["export", "smoke"]) == 1
+    assert "not computed on this machine yet: python -m yolop run smoke" in capsys.readouterr().err
+    assert main(["export", "smoke", "--model", "q"]) == 2 and "one of s, n, p" in capsys.readouterr().err
+    assert main(["export", "smoke", "--sparsity", "0.3"]) == 2 and "0.9" in capsys.readouterr().err
+
+
 def test_a_second_run_computes_nothing(root):
     runs = root / "data" / "runs" / "smoke"
     before = {

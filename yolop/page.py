@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -53,6 +54,37 @@ def table_html(table: pd.DataFrame, columns: list[str] | None = None) -> str:
             cells.append(f'<td class="{kind}">{text_html}</td>' if kind else f"<td>{text_html}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def zeros(e: Evidence, say: Callable, figure: Callable, table: Callable) -> list[str]:
+    """What comes after the paper: an engine that skips zeros, zeros that are trained in, and the other roads."""
+    if not e.trained_zeros:
+        return []
+    columns = [
+        "what",
+        "mAP50",
+        "mAP50_95",
+        "latency_ms",
+        "ratio",
+        "ratio_low",
+        "ratio_high",
+        "file_mb",
+        "compressed_mb",
+    ]
+    return [
+        "<h2>Zeros that do become speed</h2>",
+        say("{zeros_answer}"),
+        figure("uniform-zeros", "Whole networks with evenly spread zeros in an engine that skips them."),
+        figure("trained-zeros", "What n keeps of its accuracy when the zeros come while it trains."),
+        table("trained-zeros"),
+        "<h2>Every road to a faster n</h2>",
+        figure("roads", "Accuracy against measured time; the line joins what nothing else beats."),
+        say("{advice}"),
+        table("roads", columns),
+        "<h2>Which layer gains, and from how many zeros on</h2>",
+        table("break-even"),
+        figure("atlas", "Every convolution of s, n and p: blue where the engine beats dense PyTorch."),
+    ]
 
 
 def index_html(e: Evidence, folder: Path) -> str:
@@ -163,6 +195,7 @@ def index_html(e: Evidence, folder: Path) -> str:
         figure("latency-pruned", "Time of pruned networks over the dense one."),
         figure("sparse-tensors", "p's layers as sparse matrix products, the only way PyTorch has for sparse weights."),
         table_html(frame("conv2d-refusals")),
+        *zeros(e, say, figure, table),
         "<h2>Look at it</h2>",
         figure("pictures", "The same test pictures: the truth, then each network, then p with weights zeroed."),
         "<h2>Every claim, judged</h2>",

@@ -413,7 +413,7 @@ def export(study: str, model: str, sparsity: float, seed: int | None, form: str,
     from yolop.study import Evidence
 
     settings = named_study(study)
-    e, folder = Evidence(settings, True, store.Store(study, True, finished=True)), Path(out)
+    e, folder = Evidence(settings, True, store.Store(study, True, store.ROOT, finished=True)), Path(out)
     seed = settings.seeds[0] if seed is None else seed
     require(model in e.trainings, "model", model, "one of " + ", ".join(e.trainings))
     require(seed in settings.seeds, "seed", seed, "one of " + ", ".join(map(str, settings.seeds)))

@@ -611,25 +611,30 @@ class Evidence:
         return self.exported(deployment).path("record.json").parent
 
     def _road_scores(self, spec: RoadsSpec) -> list[dict]:
+        import torch
+
         from yolop import latency, runtimes
         from yolop.evaluation import Validation, evaluate
 
-        rows, splits = [], {}
+        sizes = {d.imgsz for d in spec.deployments}
+        splits = {size: Validation(self.dataset(), spec.split, size, square=True) for size in sizes}
+        rows = []
         for deployment in progress(spec.deployments, "mAP in other runtimes"):
-            size = deployment.imgsz
-            if size not in splits:
-                splits[size] = Validation(self.dataset(), spec.split, size, square=True)
-            model, folder = self._subject(deployment, spec.nc), self._folder(deployment)
+            model, folder, split = (
+                self._subject(deployment, spec.nc),
+                self._folder(deployment),
+                splits[deployment.imgsz],
+            )
+            image = split.images[0][None].float() / 255
             with latency.threads(spec.threads):
-                call = runtimes.load(deployment.runtime, folder, model, size, spec.threads)
-                scores = evaluate(runtimes.OneByOne(call), splits[size], 100)
-                image = splits[size].images[0][None].float() / 255
-                expected = self._subject(deployment, spec.nc)(image)
-                difference = (call(image) - expected)[..., 4:].abs().max() if size else 0
+                with torch.inference_mode():
+                    expected = model(image)
+                call = runtimes.load(deployment.runtime, folder, model, deployment.imgsz, spec.threads)
+                difference = float((call(image) - expected)[..., 4:].abs().max())
+                scores = evaluate(runtimes.OneByOne(call), split, 100)
             row = {"label": deployment.label} | {k: v for k, v in scores.items() if k.startswith("mAP")}
-            row |= {"max_difference": float(difference)}
             row |= self.exported(deployment).metrics if folder else {"file_mb": None, "compressed_mb": None}
-            rows.append(row)
+            rows.append(row | {"max_difference": difference})
         return rows
 
     def _road_times(self, spec: RoadsSpec) -> list[dict]:

@@ -404,7 +404,7 @@ def uniform_table(e: Evidence) -> pd.DataFrame:
         return pd.DataFrame()
     rows = []
     for imgsz in e.uniform_sizes:
-        timing = {row["label"]: row for row in e.uniform_times(imgsz)}
+        timing = _by_label(e.uniform_times(imgsz))
         for (model, runtime, sparsity), name in e.uniform_labels().items():
             row = timing[name]
             predicted = None
@@ -425,12 +425,17 @@ def _predicted_ms(e: Evidence, model: str, sparsity: float) -> float:
     return sum(row["sparse_ms"] * row["counts"].get(model, 0) for row in rows)
 
 
+def _by_label(rows: list[dict]) -> dict[str, dict]:
+    """Timing rows by label; the row of the baseline is its A/A control."""
+    return {row["label"].removesuffix(" (again)"): row for row in rows}
+
+
 def roads_table(e: Evidence) -> pd.DataFrame:
     """Every way to make n faster: mAP on test in its own runtime and square frames (means over training seeds), time over
     that of dense n in PyTorch, size on disk as it is and compressed. `front`: no other is both faster and more accurate."""
     if not e.trained_zeros:
         return pd.DataFrame()
-    timing = {row["label"].removesuffix(" (again)"): row for row in e.road_times()}
+    timing = _by_label(e.road_times())
     scored = [e.road_scores(seed) for seed in e.study.seeds]
     rows = []
     for i, (label, (road, _)) in enumerate(e.roads().items()):
