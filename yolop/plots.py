@@ -440,26 +440,17 @@ def roads(frame: Frame) -> Figure:
         ax.errorbar(part["ratio"], y, error, fmt="o", ms=5, color=colour, lw=0.7, label=label)
     front = table[table["front"] == "yes"].sort_values("ratio")
     ax.plot(front["ratio"], front["mAP50_95"], color="#555555", lw=0.9, zorder=0)
-    for i, row in enumerate(front.itertuples()):
-        name = row.what.replace(", ", ",\n", 1)
-        up = i % 2 == 0
-        ax.annotate(
-            name,
-            (row.ratio, row.mAP50_95),
-            xytext=(0, 26 if up else -26),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if up else "top",
-            fontsize=6.5,
-            color="#333333",
-            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "lw": 0.6},
-        )
+    for i, row in enumerate(front.itertuples(), 1):
+        offset = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 8, "fontweight": "bold"}
+        ax.annotate(str(i), (row.ratio, row.mAP50_95), **offset)
+    names = [f"{i}  {row.what}" for i, row in enumerate(front.itertuples(), 1)]
+    ax.text(1.02, 0, "\n".join(names), transform=ax.transAxes, fontsize=7.5, va="bottom")
     ax.set(xscale="log", xlabel="inference time / that of dense n in PyTorch", ylabel="mAP50-95 (test, own runtime)")
     low, high = table["ratio"].min(), table["ratio"].max()
     ticks = [t for t in (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0) if 0.8 * low < t < 1.25 * high]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -363,7 +363,7 @@ class AtlasSpec:
     imgsz: int
     sparsities: tuple[float, ...]
     rounds: int = 15
-    calls: int = 5
+    calls: int = 10  # of a layer in one run of the engine, whose start is no part of a layer's time
     threads: int = 2
     silu: bool = True  # after each convolution, as in the networks
 
