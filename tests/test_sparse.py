@@ -1,5 +1,8 @@
 """The sparse engine gives what PyTorch gives, for whatever shape, stride, size and share of zeros."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +186,36 @@ def test_wrong_requests_are_refused():
     for image in (torch.rand(2, 3, 64, 64), torch.rand(1, 3, 96, 64), torch.rand(1, 3, 64, 64).double(), "picture"):
         with pytest.raises(SpecError, match=r"float32 tensor of shape \(1, 3, 64, 64\)"):
             network(image)
+
+
+NARROW = """
+import sys, numba
+numba.njit(lambda x: x + 1)(1)  # the compiler itself knows the real machine
+import llvmlite.binding as llvm
+llvm.get_host_cpu_features = lambda: dict.fromkeys(sys.argv[1:], True)
+import torch
+from yolop import kernels, models, sparse
+from yolop.specs import ModelSpec
+torch.manual_seed(0)
+model = models.fused(models.build(ModelSpec(0.16, 0.125), 3))
+for conv in (m for m in model.modules() if isinstance(m, torch.nn.Conv2d)):
+    torch.nn.init.normal_(conv.weight, std=0.1)
+    conv.weight.data.mul_(torch.rand(conv.weight.shape) > 0.7)
+image = torch.rand(1, 3, 64, 64)
+with torch.no_grad():
+    torch.testing.assert_close(sparse.sparsify(model, 64)(image), model(image), rtol=1e-3, atol=1e-3)
+print(kernels.LANES)
+"""
+
+
+@pytest.mark.parametrize(("features", "lanes"), [(["avx2"], 8), ([], 4)])
+def test_narrower_processors_compute_the_same(features, lanes, tmp_path):
+    """With the registers of AVX2 and of ARM; what a machine has compiled for itself is left alone."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", NARROW, *features], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout.split()[-1] == str(lanes), done.stderr
 
 
 OFFICIAL = Path(__file__).resolve().parents[1].parent / "shared/weights"

@@ -25,6 +25,7 @@ p { max-width: 46rem; }
 figure { margin: 1rem 0; }
 figure svg, figure img { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
+@media (max-width: 40rem) { figure { overflow-x: auto; } figure svg { max-width: none; width: 40rem; } }
 table { border-collapse: collapse; font-size: .85rem; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
@@ -136,7 +137,7 @@ def index_html(e: Evidence, folder: Path) -> str:
         "it lacks, and judge each of its sentences.</p>",
         "<h2>Answer</h2>",
         say(
-            "Of {claims} claims {claims_hold} hold here, {claims_fail} do not, {claims_open} are undecided, {claims_not_run} was not run. "
+            "Of {claims} claims {claims_hold} hold here, {claims_fail} do not, {claims_open} are undecided, {claims_not_run} not run. "
             "Our p takes {p_less_time_pct:.0f} % less time than n; its mAP50 differs by {p_points} points. Custom pretraining changes p by "
             "{best_points} points, but against p trained from scratch for as many steps in all the difference is "
             "{best_over_same_steps_points}. {masks_equivalent} of {masks} pruned networks are shown to take the dense one's time "
