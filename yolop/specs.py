@@ -519,7 +519,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, tuple):
         items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
         items = [item.strip() if isinstance(item, str) else item for item in items]
-        return tuple(_typed(name, item, (default or (0.5,))[0]) for item in items if item != "")
+        return tuple(_typed(name, item, (default or (0.5,))[0]) for item in items if items != [""])
     if isinstance(default, str) or name == "name":
         require(isinstance(value, (str, int)) and not isinstance(value, bool), name, value, "text")
         return str(value)
@@ -555,6 +555,8 @@ STUDIES = {
         pretrain_epochs=60,
         seeds=(0, 1, 2),
         ratios=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
+        sparsities=(0.0, 0.9, 0.95),
+        removed=(0.5,),
     ),
     "coco128": Study("coco128", "coco128", imgsz=256, epochs=120, batch=8, pretraining="coco", pretrain_epochs=60),
     "paper": Study(
