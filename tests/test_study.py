@@ -65,7 +65,7 @@ def test_a_trained_model_is_exported_with_its_description(root, tmp_path):
         out = tmp_path / arguments[-1]
         assert "model" in run(root, "export", "smoke", *arguments, "--out", str(out))
         assert {path.name for path in out.iterdir()} == files
-        assert json.loads((out / "model.json").read_text())["names"] == ["0", "2", "3"]
+        assert json.loads((out / "model.json").read_text())["names"] == ["zero", "two", "three"]
 
 
 def test_nothing_is_trained_for_an_export(project, capsys):
@@ -192,7 +192,7 @@ def test_drift_tells_noise_from_change(root, monkeypatch, tmp_path):
     shutil.copytree(root / "data" / "runs", tmp_path / "data" / "runs", ignore=shutil.ignore_patterns("dataset"))
     committed = tmp_path / "data" / "records" / "smoke"
     committed.mkdir(parents=True)
-    changed = {"train-n-": 0.25, "train-s-": 1e-9}
+    changed = {"train-n-e2": 0.25, "train-s-": 1e-9}
     for path in (tmp_path / "data" / "runs" / "smoke").glob("*/record.json"):
         record = store.Record.from_json(path.read_text())
         if record.spec["kind"] == "train":
@@ -205,12 +205,12 @@ def test_drift_tells_noise_from_change(root, monkeypatch, tmp_path):
     monkeypatch.setattr(drift, "Store", lambda name, compute: store.Store(name, compute, tmp_path))
     table = drift.drift(named_study("smoke"))
     out = table[table["state"] == "out"]
-    assert [run[:8] for run in out["run"]] == ["train-n-"] and out.iloc[0]["out"] == 1
+    assert [run[:10] for run in out["run"]] == ["train-n-e2"] and out.iloc[0]["out"] == 1
     assert out.iloc[0]["largest_difference"] == pytest.approx(0.3, abs=0.3)
     states = table.set_index("run")["state"]
     assert states[states.index.str.startswith("train-s-")].tolist() == ["within noise"]
     timed = states[states.index.str.startswith(drift.TIMED)]
-    assert len(timed) == 5 and (timed == "equal").all()
+    assert len(timed) == 8 and (timed == "equal").all()
     assert (states == "equal").sum() > 10 and "1 out" in drift.summary(table)
 
 

@@ -11,10 +11,25 @@ import pandas as pd
 from yolop.specs import Study
 from yolop.store import DamagedRecord, Record, Store
 
-TIMED = ("latency", "stem", "sparse-tensors")  # kinds whose numbers are times of a machine: only ratios are compared
+TIMED = (
+    "latency",
+    "stem",
+    "sparse-tensors",
+    "atlas",
+    "road-times",
+)  # kinds whose numbers are times of a machine: only ratios are compared
 SCORES = ("mAP50", "mAP50_95", "precision", "recall", "AP50", "AP50_95")
 # Follow from weights, which differ between machines: no verdict on them.
-LOOSE = ("curve", "best_epoch", "weights_sha256", "mAP50_resampled", "mAP50_95_resampled", "boxes")
+LOOSE = (
+    "curve",
+    "best_epoch",
+    "weights_sha256",
+    "mAP50_resampled",
+    "mAP50_95_resampled",
+    "boxes",
+    "max_difference",
+    "compressed_mb",
+)
 STATES = ("equal", "within noise", "out", "not computed")
 
 

@@ -334,15 +334,29 @@ class ExportSpec:
 
 
 @dataclass(frozen=True)
-class RoadsSpec:
-    """Deployments scored on one split in square frames, or timed against the first of them in processes that take turns."""
+class RoadScoresSpec:
+    """Deployments scored on one split, each in its own runtime and in square frames."""
 
-    kind: ClassVar[str] = "roads"
-    label: str  # "scores" or "times"
+    kind: ClassVar[str] = "road-scores"
     deployments: tuple[Deployment, ...]
     nc: int
     data: str
     split: str = "test"
+    threads: int = 2
+
+    @property
+    def slug(self) -> str:
+        return self.split
+
+
+@dataclass(frozen=True)
+class RoadTimesSpec:
+    """Deployments timed against the first of them, in processes that take turns."""
+
+    kind: ClassVar[str] = "road-times"
+    label: str
+    deployments: tuple[Deployment, ...]
+    nc: int
     rounds: int = 20  # per start
     calls: int = 5  # per turn
     starts: int = 2  # of every process, one after the other; 0: all in this process, for a quick look only

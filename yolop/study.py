@@ -33,7 +33,8 @@ from yolop.specs import (
     OfficialSpec,
     PicturesSpec,
     PruneSpec,
-    RoadsSpec,
+    RoadScoresSpec,
+    RoadTimesSpec,
     SensitivitySpec,
     SparseTensorSpec,
     SparseTrainSpec,
@@ -566,23 +567,22 @@ class Evidence:
         for (model, runtime, share), label in self.uniform_labels().items():
             zeros = PruneSpec("random-unstructured", share, share, share, detect=share) if share else None
             deployments.append(Deployment(label, self.shape(model), "", zeros, runtime, imgsz))
-        spec = self._roads_spec(f"uniform-{imgsz}px", tuple(deployments))
-        return self.store.get_or_run(spec, lambda _: {"rows": self._road_times(spec)}).metrics["rows"]
+        return self._timed_roads(f"uniform-{imgsz}px", tuple(deployments))
 
     def road_scores(self, seed: int | None = None) -> list[dict]:
         """mAP on test of every road, in its own runtime, in square frames; with sizes on disk and distance to PyTorch."""
-        spec = self._roads_spec("scores", tuple(d for _, d in self.roads(seed).values()))
+        data, deployments = self.data().metrics, tuple(d for _, d in self.roads(seed).values())
+        spec = RoadScoresSpec(deployments, len(data["names"]), data["digest"])
         return self.store.get_or_run(spec, lambda _: {"rows": self._road_scores(spec)}).metrics["rows"]
 
     def road_times(self) -> list[dict]:
         """Timing rows of every road of the first seed against PyTorch's dense n, in processes that take turns."""
-        spec = self._roads_spec("times", tuple(d for _, d in self.roads().values()))
-        return self.store.get_or_run(spec, lambda _: {"rows": self._road_times(spec)}).metrics["rows"]
+        return self._timed_roads("all", tuple(d for _, d in self.roads().values()))
 
-    def _roads_spec(self, label: str, deployments: tuple[Deployment, ...]) -> RoadsSpec:
-        data, rounds = self.data().metrics, min(max(self.study.timing_rounds // 25, 5), 20)
-        starts = 2 if self.thorough else 0
-        return RoadsSpec(label, deployments, len(data["names"]), data["digest"], rounds=rounds, starts=starts)
+    def _timed_roads(self, label: str, deployments: tuple[Deployment, ...]) -> list[dict]:
+        nc, rounds = len(self.data().metrics["names"]), min(max(self.study.timing_rounds // 25, 5), 20)
+        spec = RoadTimesSpec(label, deployments, nc, rounds=rounds, starts=2 if self.thorough else 0)
+        return self.store.get_or_run(spec, lambda _: {"rows": self._road_times(spec)}).metrics["rows"]
 
     def exported(self, deployment: Deployment) -> Record:
         """The files of a deployment for its runtime, and their sizes."""
@@ -610,7 +610,7 @@ class Evidence:
             return None
         return self.exported(deployment).path("record.json").parent
 
-    def _road_scores(self, spec: RoadsSpec) -> list[dict]:
+    def _road_scores(self, spec: RoadScoresSpec) -> list[dict]:
         import torch
 
         from yolop import latency, runtimes
@@ -637,7 +637,7 @@ class Evidence:
             rows.append(row | {"max_difference": difference})
         return rows
 
-    def _road_times(self, spec: RoadsSpec) -> list[dict]:
+    def _road_times(self, spec: RoadTimesSpec) -> list[dict]:
         from yolop import latency, runtimes
 
         baseline, rows = spec.deployments[0], []
@@ -653,7 +653,7 @@ class Evidence:
             rows.append(row | {"label": other.label + (" (again)" if other is baseline else "")})
         return rows
 
-    def _job(self, deployment: Deployment, spec: RoadsSpec) -> tuple:
+    def _job(self, deployment: Deployment, spec: RoadTimesSpec) -> tuple:
         weights = self._weights(deployment) if deployment.weights else None
         return deployed, deployment, spec.nc, weights, self._folder(deployment), spec.threads
 
