@@ -48,17 +48,20 @@ def test_two_processes_take_turns():
     slow, fast = (
         Deployment(name, ModelSpec(0.33, width), imgsz=IMGSZ) for name, width in (("slow", 0.5), ("fast", 0.125))
     )
-    jobs = {d.label: (study.deployed, d, 3, None, None, 1) for d in (slow, fast)}
-    times_ms = runtimes.paired(jobs, 5, 3)
+    with (
+        runtimes.Worker("slow", study.deployed, slow, 3, None, None, 1) as one,
+        runtimes.Worker("fast", study.deployed, fast, 3, None, None, 1) as two,
+    ):
+        times_ms = runtimes.paired({"slow": one, "fast": two}, 5, 3)
     assert {label: times.shape for label, times in times_ms.items()} == {"slow": (5, 3), "fast": (5, 3)}
     assert np.median(times_ms["slow"]) > np.median(times_ms["fast"]) > 0
+    assert not one.process.is_alive() and not two.process.is_alive()
 
 
 def test_what_fails_in_the_other_process_is_told_here():
     wrong = Deployment("wrong", MODELS["p"], imgsz=IMGSZ, runtime="ncnn")
-    jobs = {"wrong": (study.deployed, wrong, 3, None, None, 1)}
     with pytest.raises(RuntimeError, match="wrong could not be timed: .*Error"):
-        runtimes.paired(jobs, 5, 3)
+        runtimes.Worker("wrong", study.deployed, wrong, 3, None, None, 1)
 
 
 def test_unknown_runtimes_and_missing_calibration_are_refused(model, tmp_path):

@@ -213,42 +213,52 @@ def describe(folder: Path, runtime: str, names: tuple[str, ...], imgsz: int, anc
 # --- timing: two processes in turns -----------------------------------------------------------------------------------
 
 
-def paired(jobs: dict[str, tuple], rounds: int, calls: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Milliseconds of every call, (rounds, calls) per label. Each job is the arguments of `serve` after the first.
+class Worker:
+    """A process of its own that makes a call and times it on demand; it is ready when this object is.
 
-    A round asks each process for a block, in an order drawn anew; a block's first call, which finds the caches cold, is left out.
+    Processes are made one after the other: two that start together disturb each other's choices and warm-up.
     """
-    context, times_ms, workers = get_context("spawn"), {label: np.empty((rounds, calls)) for label in jobs}, {}
-    try:
-        for label, arguments in jobs.items():
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
-            process.start()
-            theirs.close()
-            workers[label] = (process, ours)
-        for label in jobs:
-            _answer(workers, label)
-        rng, labels = np.random.default_rng(seed), list(jobs)
-        for round_ in range(rounds):
-            for i in rng.permutation(len(labels)):
-                time.sleep(PAUSE_S)
-                workers[labels[i]][1].send(calls + 1)
-                times_ms[labels[i]][round_] = _answer(workers, labels[i])[1:]
-        return times_ms
-    finally:
-        for process, connection in workers.values():
-            connection.close()
-            process.join(10)
+
+    def __init__(self, label: str, make: Callable[..., Callable[[], object]], *arguments):
+        self.label, context = label, get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, make, *arguments), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._answer()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.connection.close()
+        self.process.join(10)
+
+    def block(self, calls: int) -> list[float]:
+        """Milliseconds of so many calls, after one that finds the caches cold."""
+        time.sleep(PAUSE_S)
+        self.connection.send(calls + 1)
+        return self._answer()[1:]
+
+    def _answer(self) -> list[float]:
+        try:
+            answer = self.connection.recv()
+        except EOFError:
+            answer = "its process ended"
+        if isinstance(answer, str):
+            self.__exit__()
+            raise RuntimeError(f"{self.label} could not be timed: {answer}")
+        return answer
 
 
-def _answer(workers: dict, label: str):
-    try:
-        answer = workers[label][1].recv()
-    except EOFError:
-        answer = "its process ended"
-    if isinstance(answer, str):
-        raise RuntimeError(f"{label} could not be timed: {answer}")
-    return answer
+def paired(workers: dict[str, Worker], rounds: int, calls: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Milliseconds of every call, (rounds, calls) per label: a round asks each worker for a block, in an order drawn anew."""
+    times_ms = {label: np.empty((rounds, calls)) for label in workers}
+    rng, labels = np.random.default_rng(seed), list(workers)
+    for round_ in range(rounds):
+        for i in rng.permutation(len(labels)):
+            times_ms[labels[i]][round_] = workers[labels[i]].block(calls)
+    return times_ms
 
 
 def serve(connection, make: Callable[..., Callable[[], object]], *arguments) -> None:

@@ -357,9 +357,9 @@ class RoadTimesSpec:
     label: str
     deployments: tuple[Deployment, ...]
     nc: int
-    rounds: int = 20  # per start
+    rounds: int = 30
     calls: int = 5  # per turn
-    starts: int = 2  # of every process, one after the other; 0: all in this process, for a quick look only
+    apart: bool = True  # each in a process of its own; False: all in this one, for a quick look only
     threads: int = 2
 
     @property

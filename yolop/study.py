@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -580,8 +581,8 @@ class Evidence:
         return self._timed_roads("all", tuple(d for _, d in self.roads().values()))
 
     def _timed_roads(self, label: str, deployments: tuple[Deployment, ...]) -> list[dict]:
-        nc, rounds = len(self.data().metrics["names"]), min(max(self.study.timing_rounds // 25, 5), 20)
-        spec = RoadTimesSpec(label, deployments, nc, rounds=rounds, starts=2 if self.thorough else 0)
+        nc, rounds = len(self.data().metrics["names"]), min(max(self.study.timing_rounds // 16, 5), 30)
+        spec = RoadTimesSpec(label, deployments, nc, rounds=rounds, apart=self.thorough)
         return self.store.get_or_run(spec, lambda _: {"rows": self._road_times(spec)}).metrics["rows"]
 
     def exported(self, deployment: Deployment) -> Record:
@@ -641,16 +642,21 @@ class Evidence:
         from yolop import latency, runtimes
 
         baseline, rows = spec.deployments[0], []
-        for other in progress(spec.deployments, "timing in turns"):
-            jobs = {"baseline": self._job(baseline, spec), other.label: self._job(other, spec)}
-            if spec.starts:
-                parts = [runtimes.paired(jobs, spec.rounds, spec.calls, seed) for seed in range(spec.starts)]
-            else:
-                with latency.threads(spec.threads):
-                    calls = {label: make(*arguments) for label, (make, *arguments) in jobs.items()}
-                    parts = [latency.rounds_of(calls, spec.rounds, spec.calls)]
-            row = latency.pooled(parts, "baseline")[1]
-            rows.append(row | {"label": other.label + (" (again)" if other is baseline else "")})
+        with ExitStack() as stack:
+            if spec.apart:
+                first = stack.enter_context(runtimes.Worker("baseline", *self._job(baseline, spec)))
+            for other in progress(spec.deployments, "timing in turns"):
+                job = self._job(other, spec)
+                if spec.apart:
+                    with runtimes.Worker(other.label, *job) as second:
+                        times_ms = runtimes.paired({"baseline": first, other.label: second}, spec.rounds, spec.calls)
+                else:
+                    with latency.threads(spec.threads):
+                        jobs = {"baseline": self._job(baseline, spec), other.label: job}
+                        calls = {label: make(*arguments) for label, (make, *arguments) in jobs.items()}
+                        times_ms = latency.rounds_of(calls, spec.rounds, spec.calls)
+                row = latency.pooled([times_ms], "baseline")[1]
+                rows.append(row | {"label": other.label + (" (again)" if other is baseline else "")})
         return rows
 
     def _job(self, deployment: Deployment, spec: RoadTimesSpec) -> tuple:
