@@ -162,7 +162,7 @@ def _in_ncnn(folder: Path, model: nn.Module, threads: int, runtime: str) -> Call
 
     def call(image: torch.Tensor) -> torch.Tensor:
         extractor = net.create_extractor()
-        extractor.input("in0", ncnn.Mat(image[0].numpy()).clone())
+        extractor.input("in0", ncnn.Mat(np.ascontiguousarray(image[0].numpy())).clone())
         maps = [np.array(extractor.extract(f"out{i}")[1]) for i in range(3)]
         return torch.from_numpy(decode_arrays(detect, maps))
 

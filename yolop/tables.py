@@ -443,7 +443,7 @@ def roads_table(e: Evidence) -> pd.DataFrame:
         row = {"what": label, "road": road, "seeds": len(scored)}
         row |= {name: found[name] for name in ("mAP50", "mAP50_95", "mAP50_95_low", "mAP50_95_high")}
         row |= {name: timing[label][name] for name in ("latency_ms", "ratio", "ratio_low", "ratio_high")}
-        row |= {name: scored[0][i][name] for name in ("file_mb", "compressed_mb", "max_difference")}
+        row |= {name: scored[0][i][name] for name in ("file_mb", "compressed_mb")}
         rows.append(row)
     table = pd.DataFrame(rows)
     table["front"] = [
