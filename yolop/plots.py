@@ -404,13 +404,15 @@ def uniform_zeros(frame: Frame) -> Figure:
             own = part[(part["model"] == model) & (part["runtime"] == "sparse engine")]
             error = [own["ratio"] - own["ratio_low"], own["ratio_high"] - own["ratio"]]
             x = 100 * own["sparsity"]
-            ax.errorbar(x, own["ratio"], np.clip(error, 0, None), fmt="o-", ms=4, color=COLOURS[model], label=model)
+            ax.errorbar(x, own["ratio"], np.clip(error, 0, None), fmt="o-", ms=4, color=COLOURS[model])
             dense = part[(part["model"] == model) & (part["runtime"] == "PyTorch")]["ratio"].iloc[0]
             ax.axhline(dense, color=COLOURS[model], lw=0.9, ls=":")
             if own["layers_predicted_ms"].notna().all():
                 scale = own["layers_predicted_ms"] / own["latency_ms"] * own["ratio"]
                 ax.plot(x, scale, "--", lw=0.9, color=COLOURS[model])
         ax.set(xlabel="zeros in every layer (%)", title=f"{size} px", ylim=(0, None))
+    for model in (NAMES["n"], NAMES["p"]):
+        axes[0][0].plot([], [], "o-", ms=4, color=COLOURS[model], label=f"{model}, sparse engine")
     axes[0][0].plot([], [], "--", color="#555555", lw=0.9, label="its layers alone, from the atlas")
     axes[0][0].plot([], [], ":", color="#555555", lw=0.9, label="dense, in PyTorch")
     axes[0][0].set_ylabel("inference time / that of dense n in PyTorch")
