@@ -147,7 +147,7 @@ def test_random_follows_its_seed_alone(model, method):
 
 def test_random_ignores_size_and_differs_between_layers():
     conv = {"model.0.conv": torch.nn.Conv2d(8, 400, 3), "model.1.conv": torch.nn.Conv2d(8, 400, 3)}
-    masks = [pruning._random_scores(module, name, 0).flatten(1).sum(1) for name, module in conv.items()]
+    masks = [pruning.random_scores(module, name, 0).flatten(1).sum(1) for name, module in conv.items()]
     assert abs(torch.corrcoef(torch.stack(masks))[0, 1]) < 0.2
     wide = models.build(ModelSpec(0.1, 0.2), nc=3)
     pruned = weights(pruning.prune(wide, asked("random-unstructured", 0.5)))
