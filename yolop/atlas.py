@@ -82,14 +82,11 @@ def measure_shape(spec: AtlasSpec, shape: tuple, counts: dict[str, int]) -> list
 
 def _turns(calls: dict, rounds: int, per_call: int) -> dict:
     """Milliseconds of one layer, (rounds,) per label; each call runs the layer `per_call` times."""
-    times_ms, labels, rng = {label: np.empty(rounds) for label in calls}, list(calls), np.random.default_rng(0)
-    for round_ in range(rounds):
-        for i in rng.permutation(len(labels)):
-            time.sleep(PAUSE_S)
-            calls[labels[i]]()  # brings weights and maps into the caches, for both alike
-            start = time.perf_counter()
-            calls[labels[i]]()
-            times_ms[labels[i]][round_] = (time.perf_counter() - start) * 1000 / per_call
+    times_ms = {label: np.empty(rounds) for label in calls}
+    for round_, label in latency.turns(calls, rounds):
+        time.sleep(PAUSE_S)
+        calls[label]()  # brings weights and maps into the caches, for both alike
+        times_ms[label][round_] = latency.block(calls[label], 1)[0] / per_call
     return times_ms
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -79,13 +79,18 @@ def rounds_of(
     for call in calls.values():
         for _ in range(warmup):
             call()
-    rng = np.random.default_rng(seed)
-    labels = list(calls)
-    times_ms = np.empty((len(labels), rounds, calls_per_block))
+    times_ms = {label: np.empty((rounds, calls_per_block)) for label in calls}
+    for round_, label in turns(calls, rounds, seed):
+        times_ms[label][round_] = block(calls[label], calls_per_block, clock)
+    return times_ms
+
+
+def turns(labels: Iterable, rounds: int, seed: int = 0) -> Iterator[tuple[int, Any]]:
+    """(round, label): every label once a round, in an order drawn anew."""
+    labels, rng = list(labels), np.random.default_rng(seed)
     for round_ in range(rounds):
         for i in rng.permutation(len(labels)):
-            times_ms[i, round_] = block(calls[labels[i]], calls_per_block, clock)
-    return dict(zip(labels, times_ms, strict=True))
+            yield round_, labels[i]
 
 
 def block(call: Callable[[], Any], n: int, clock: Callable[[], int] = time.perf_counter_ns) -> list[float]:

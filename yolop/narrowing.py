@@ -40,8 +40,3 @@ def remove_channels(model: nn.Module, ratio: float, imgsz: int = 64) -> nn.Modul
     narrow.model[-1].train(model.training)
     narrow.narrowed = True  # `checkpoints` takes the widths from the file
     return narrow
-
-
-def widths(model: nn.Module) -> dict[str, int]:
-    """Output channels of every convolution by name."""
-    return {name: m.out_channels for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from yolop import latency
-from yolop.head import decode_arrays
+from yolop.head import STRIDES, decode_arrays
 from yolop.models import Wired
 from yolop.specs import RUNTIMES, require
 from yolop.store import write_atomically
@@ -190,7 +190,7 @@ def sizes(folder: Path) -> dict[str, float]:
 
 def describe(folder: Path, runtime: str, names: tuple[str, ...], imgsz: int, anchors: list) -> None:
     """Beside exported files: all that a program needs to know to feed them and to read what they give."""
-    boxes = 3 * sum((imgsz // stride) ** 2 for stride in (8, 16, 32))
+    boxes = 3 * sum((imgsz // stride) ** 2 for stride in STRIDES)
     content = {
         "files": list(FILES[runtime]),
         "names": list(names),
@@ -254,10 +254,8 @@ class Worker:
 def paired(workers: dict[str, Worker], rounds: int, calls: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Milliseconds of every call, (rounds, calls) per label: a round asks each worker for a block, in an order drawn anew."""
     times_ms = {label: np.empty((rounds, calls)) for label in workers}
-    rng, labels = np.random.default_rng(seed), list(workers)
-    for round_ in range(rounds):
-        for i in rng.permutation(len(labels)):
-            times_ms[labels[i]][round_] = workers[labels[i]].block(calls)
+    for round_, label in latency.turns(workers, rounds, seed):
+        times_ms[label][round_] = workers[label].block(calls)
     return times_ms
 
 

@@ -117,10 +117,8 @@ class SparseNetwork:
 
     def __init__(self, model: nn.Module, shape: tuple, threads: int, strict: bool, choose: bool):
         self.shape, self.threads, self.notes = shape, threads, []
-        self.counter, self.pool = (
-            np.zeros(8, np.int64),
-            ThreadPoolExecutor(threads, initializer=_pin, initargs=(count(),)),
-        )
+        self.counter = np.zeros(8, np.int64)
+        self.pool = ThreadPoolExecutor(threads, initializer=_pin, initargs=(count(),))
         wired = Wired(model) if all(hasattr(layer, "f") for layer in getattr(model, "model", [None])) else model
         last = wired.layers[-1] if isinstance(wired, Wired) else None
         self.detect = last if hasattr(last, "decode") else None

@@ -529,8 +529,8 @@ class Evidence:
             found[name] = road, Deployment(name, shape, record.run_id, None, runtime, imgsz)
 
         dense = self.trained(self.dense, seed)
-        for runtime in ("pytorch", *(r for r in RUNTIMES if r != "pytorch")):
-            add("none" if runtime == "pytorch" else "sparse" if runtime == "sparse" else "runtime", "n", dense, runtime)
+        for runtime in RUNTIMES:
+            add({"pytorch": "none", "sparse": "sparse"}.get(runtime, "runtime"), "n", dense, runtime)
         for share in self.trained_zeros:
             add("sparse", f"n, {share:.0%} zeros", self.shrunk(share, seed=seed), "sparse")
         control = self.shrunk(self.control_sparsity(), seed=seed)
@@ -621,11 +621,8 @@ class Evidence:
         splits = {size: Validation(self.dataset(), spec.split, size, square=True) for size in sizes}
         rows = []
         for deployment in progress(spec.deployments, "mAP in other runtimes"):
-            model, folder, split = (
-                self._subject(deployment, spec.nc),
-                self._folder(deployment),
-                splits[deployment.imgsz],
-            )
+            model, folder = self._subject(deployment, spec.nc), self._folder(deployment)
+            split = splits[deployment.imgsz]
             image = split.images[0][None].float() / 255
             with latency.threads(spec.threads):
                 with torch.inference_mode():

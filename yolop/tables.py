@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -339,8 +341,6 @@ def trained_zeros_table(e: Evidence) -> pd.DataFrame:
     """n made smaller while it trains, all from the same dense n and for as many steps: zeros by magnitude or at random, and
     channels really removed. `kept_pct`: of the mAP50-95 of the dense control with the same seeds, with the interval. Other
     ways to choose the zeros are tried with the first seed only."""
-    if not e.trained_zeros:
-        return pd.DataFrame()
     variants = [(share, "global", 0.0) for share in e.study.sparsities]
     variants += [(e.control_sparsity(), allocation, 0.0) for allocation in ("layer", "random")]
     variants += [(0.0, "global", removed) for removed in e.study.removed]
@@ -373,8 +373,6 @@ def _shrunk_scores(
 def atlas_table(e: Evidence) -> pd.DataFrame:
     """Every different convolution of s, n and p at many sparsities: the engine's time over dense PyTorch's; "dense again" is
     the A/A control."""
-    if not e.trained_zeros:
-        return pd.DataFrame()
     table = pd.DataFrame(e.atlas())
     table["models"] = [", ".join(f"{n} x {model}" for model, n in counts.items()) for counts in table["counts"]]
     columns = ["kernel", "stride", "c1", "c2", "side", "models", "sparsity", "path", "dense_ms", "sparse_ms"]
@@ -383,8 +381,6 @@ def atlas_table(e: Evidence) -> pd.DataFrame:
 
 def break_even_table(e: Evidence) -> pd.DataFrame:
     """The atlas in short: for each kind of convolution and sparsity, how many shapes gain, and the median speed-up."""
-    if not e.trained_zeros:
-        return pd.DataFrame()
     table = atlas_table(e).dropna(subset="sparsity")
     table["kind"] = table["kernel"].map("{0}x{0}".format) + table["stride"].map({1: "", 2: ", stride 2"})
     table = table.assign(faster=table["ratio_high"] < 1, speed_up=1 / table["ratio"])
@@ -400,8 +396,6 @@ def break_even_table(e: Evidence) -> pd.DataFrame:
 def uniform_table(e: Evidence) -> pd.DataFrame:
     """Whole networks with zeros spread evenly, random weights: the engine against PyTorch's dense n, and how much of its time
     the atlas predicts from the layers alone (the rest: pooling, copies, decoding, waiting)."""
-    if not e.trained_zeros:
-        return pd.DataFrame()
     rows = []
     for imgsz in e.uniform_sizes:
         timing = _by_label(e.uniform_times(imgsz))
@@ -433,8 +427,6 @@ def _by_label(rows: list[dict]) -> dict[str, dict]:
 def roads_table(e: Evidence) -> pd.DataFrame:
     """Every way to make n faster: mAP on test in its own runtime and square frames (means over training seeds), time over
     that of dense n in PyTorch, size on disk as it is and compressed. `front`: no other is both faster and more accurate."""
-    if not e.trained_zeros:
-        return pd.DataFrame()
     timing = _by_label(e.road_times())
     scored = [e.road_scores(seed) for seed in e.study.seeds]
     rows = []
@@ -465,6 +457,11 @@ def claims_table(e: Evidence) -> pd.DataFrame:
     return pd.DataFrame(verdicts(e))
 
 
+def _of_zeros(build: Callable[[Evidence], pd.DataFrame]) -> Callable[[Evidence], pd.DataFrame]:
+    """A table that is empty where a study trains no zeros."""
+    return lambda e: build(e) if e.trained_zeros else pd.DataFrame()
+
+
 TABLES = {  # one that is empty for a study is no part of it
     "dataset": dataset_table,
     "sizes": sizes_table,
@@ -493,11 +490,11 @@ TABLES = {  # one that is empty for a study is no part of it
     "conv2d-refusals": refusals_table,
     "sparse-tensors": sparse_tensors_table,
     "sparse-break-even": sparse_break_even_table,
-    "trained-zeros": trained_zeros_table,
-    "atlas": atlas_table,
-    "break-even": break_even_table,
-    "uniform-zeros": uniform_table,
-    "roads": roads_table,
+    "trained-zeros": _of_zeros(trained_zeros_table),
+    "atlas": _of_zeros(atlas_table),
+    "break-even": _of_zeros(break_even_table),
+    "uniform-zeros": _of_zeros(uniform_table),
+    "roads": _of_zeros(roads_table),
     "audit": audit_table,
     "claims": claims_table,
 }
