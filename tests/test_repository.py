@@ -134,3 +134,10 @@ def test_front_pages_show_what_the_records_say():
 
     for name, text in reporting.front_pages().items():
         assert (ROOT / name).read_text(encoding="utf-8") == text, name
+
+
+def test_committed_reports_are_what_their_records_give(capsys):
+    """Every table, claim and manifest of every published study; a report written before a table changed is found here."""
+    from yolop import runner
+
+    assert runner.verify(), capsys.readouterr().out
