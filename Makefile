@@ -5,7 +5,7 @@ PYTHON ?= python3.11 python3 python
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: study test lab clean
+.PHONY: study test test-faults lab clean
 
 study: $(READY)
 	$(BIN)/python -m yolop run $(STUDY)
@@ -14,6 +14,9 @@ test: $(READY)
 	$(call timed,lint,$(BIN)/ruff check .)
 	$(call timed,tests,$(BIN)/python -m pytest)
 	$(call timed,notebooks,$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks)
+
+test-faults: $(READY)
+	$(call timed,faults,$(BIN)/python -m pytest -m faults tests/faults)
 
 lab: $(READY)
 	cd notebooks && ../$(BIN)/python -m jupyterlab

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps, font_manager, get_data_path, rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
@@ -22,7 +23,7 @@ from yolop.study import NAMES, Evidence
 STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 100,
-    "font.family": "DejaVu Sans",  # ships with matplotlib, so it is the same everywhere
+    "font.family": "DejaVu Sans",  # ships with matplotlib: see `own_fonts_first`
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -61,6 +62,22 @@ METHODS = {
     "random-structured": ("random structured (3 seeds)", "#d95f02", ":"),
 }
 Frame = Callable[[str], pd.DataFrame]
+
+
+def own_fonts_first() -> None:
+    """Let matplotlib find the fonts that it ships with before all others.
+
+    Its list of fonts lies in the user's cache: made by another installation it may lack them (then every mathematical sign
+    warns) or name another DejaVu first (then the same figure has other bytes).
+    """
+    fonts = font_manager.fontManager
+    others, fonts.ttflist = fonts.ttflist, []
+    for path in sorted(Path(get_data_path(), "fonts", "ttf").glob("*.ttf")):
+        fonts.addfont(path)
+    fonts.ttflist += others
+
+
+own_fonts_first()
 
 
 def draw(name: str, frame: Frame, evidence: Evidence) -> Figure:

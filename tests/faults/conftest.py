@@ -1,0 +1,42 @@
+"""Faults: what happens to long runs, on shared machines, with files from strangers. Run by `make test-faults`.
+
+The last line of each test says what it has seen, as a row of one table: the fault, how often it was tried, the outcome, and
+how many results were lost by it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROWS: list[str] = []
+HEAD = "| Fault | Tries | Outcome | Lost |\n| --- | ---: | --- | ---: |\n"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--faults-table", metavar="FILE", help="write the table of faults as Markdown")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.faults)
+
+
+@pytest.fixture
+def seen():
+    """`seen(fault, tries, outcome, lost=0)`: a row of the table; the last line of a test, so that only what passed is there."""
+
+    def row(fault: str, tries: int, outcome: str, lost: int = 0):
+        ROWS.append(f"| {fault} | {tries:,} | {outcome} | {lost} |\n")
+
+    return row
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if ROWS:
+        terminalreporter.section("faults")
+        terminalreporter.write(HEAD + "".join(ROWS))
+    if ROWS and config.getoption("--faults-table", None):
+        Path(config.getoption("--faults-table")).write_text(HEAD + "".join(ROWS), encoding="utf-8")
