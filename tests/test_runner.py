@@ -37,7 +37,7 @@ pretrain_epochs = None
 seeds = None
 ratios = None
 sparsities = None
-removed = None
+narrowed_to = None
 timing_rounds = None
 device = None"""
 CENSUS = CensusSpec("toy", (("n", ModelSpec(0.33, 0.25)),), nc=3, imgsz=64)

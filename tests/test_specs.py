@@ -136,7 +136,7 @@ BAD = {
     "pretrain_epochs": st.integers(-(2**40), 0) | st.sampled_from(["", "ten", True, [3], {}, "1e999", "nan"]),
     "seeds": st.sampled_from(["", [], "-1", "0,,1", "a", [0, -1], [0.5], True, {}]),
     "sparsities": st.sampled_from(["0.9,1", [-0.1, 0.5], [0.0], "half"]),
-    "removed": st.sampled_from(["0.5", [1.0], [0]]),
+    "narrowed_to": st.sampled_from(["0.5", [1.0], [0]]),
     "ratios": st.floats().filter(lambda x: not 0 <= x <= 1) | st.sampled_from([[], "", "30%", "nan", [0.1, 2]]),
     "timing_rounds": st.integers(-(2**40), 3) | st.integers(10001, 2**40),
     "device": st.sampled_from(["", "gpu", "cuda:0", -1, 1.5, [0], "0,1"]),

@@ -8,18 +8,19 @@ import os
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from yolop import store
-from yolop.specs import CensusSpec, ModelSpec, run_id
+from yolop.specs import CensusSpec, ModelSpec, canonical, run_id
 from yolop.store import DamagedRecord, Record, Store, StoreError, write_atomically
 
 SPEC = CensusSpec("toy", (("n", ModelSpec(0.33, 0.25)),), nc=3, imgsz=64)
-RECORD = Record(run_id(SPEC), {"kind": "census"}, {"mAP50": 0.5, "é": [1]}, {"w": "0" * 64}, 1.5, {"cores": 2}, {})
+CONTENT = json.loads(canonical({"kind": SPEC.kind} | asdict(SPEC)))
+RECORD = Record(run_id(SPEC), CONTENT, {"mAP50": 0.5, "é": [1]}, {"w": "0" * 64}, 1.5, {"cores": 2}, {})
 JSON = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 JSON |= st.text(st.characters(exclude_categories=["Cs"]))
 

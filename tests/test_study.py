@@ -150,6 +150,17 @@ def test_means_and_intervals_over_seeds():
     assert paired == pytest.approx(0.05)  # the same seeds and images are drawn for every model
 
 
+def test_channels_go_down_to_the_time_that_comes_nearest(evidence):
+    rows = evidence.narrowing_times()
+    assert [row["removed"] for row in rows] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0]  # the last is the A/A control
+    counts = [row["parameters"] for row in rows[:-1]]
+    assert counts == sorted(counts, reverse=True) and counts[-1] < counts[0] / 10
+    (time, share), *rest = evidence.shares_for_times.items()
+    distances = {row["removed"]: abs(row["ratio"] - time) for row in rows if row["removed"]}
+    assert (time, rest) == (0.7, []) and share == min(distances, key=distances.get)
+    assert evidence.removed == (share,)
+
+
 def test_the_ledger_holds_every_claim_and_this_study(evidence):
     table = claims.ledger(evidence)
     assert (

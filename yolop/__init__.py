@@ -42,6 +42,14 @@ import tempfile
 
 __version__ = "0.1.0"
 
+# Notebooks run in a folder of their own, so a relative path would mean another place there.
+for _name in ("YOLOP_ROOT", "YOLOP_DATA"):
+    if os.environ.get(_name):
+        os.environ[_name] = os.path.abspath(os.path.expanduser(os.environ[_name]))
+try:
+    _private = tempfile.mkdtemp(prefix="yolop-")
+except OSError as _error:
+    raise SystemExit(f"yolop: {_error}: make room in one of these, or name another folder in TMPDIR") from None
 # ultralytics reads these when it is first imported: no pip at run time, no telemetry, no foreign pickles, its settings
 # in a folder of this process (the user's own file stays untouched), and no progress bars in notebooks.
 os.environ.update(
@@ -49,8 +57,11 @@ os.environ.update(
     YOLO_OFFLINE="true",
     ULTRALYTICS_SAFE_LOAD="true",
     YOLO_VERBOSE="false",
-    YOLO_CONFIG_DIR=tempfile.mkdtemp(prefix="yolop-"),
+    YOLO_CONFIG_DIR=_private,
 )
-atexit.register(shutil.rmtree, os.environ["YOLO_CONFIG_DIR"], ignore_errors=True)
+_home = os.path.expanduser("~")
+if not (os.path.isabs(_home) and os.access(_home, os.W_OK | os.X_OK)):
+    os.environ["HOME"] = _private  # without a home Jupyter does not start and Numba keeps no compiled code
+atexit.register(shutil.rmtree, _private, ignore_errors=True)
 for _name in ("ULTRALYTICS_API_KEY", "WANDB_API_KEY", "COMET_API_KEY", "CLEARML_API_ACCESS_KEY"):
     os.environ.pop(_name, None)

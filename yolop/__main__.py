@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from yolop import doctor, runner
+from yolop import doctor, runner, store
 from yolop.specs import FORMATS, STUDIES, SpecError
 from yolop.store import StoreError
 
@@ -63,8 +63,22 @@ def main(arguments: list[str] | None = None) -> int:
     except (StoreError, runner.NotebookError) as error:
         print(f"yolop: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # between two notebooks, or before the first
+        print("\nyolop: stopped: finished records are kept, start again to go on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"yolop: {place}{error.strerror or error}; {store.way_out(error.errno)}", file=sys.stderr)
+        return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a letter that the user's encoding lacks stops no run
+    status = main()
+    try:
+        sys.stdout.flush()
+    except OSError:  # a full disk, or a reader who has seen enough; Python would say so at length
+        sys.stdout, status = None, status or 1
+    sys.exit(status)

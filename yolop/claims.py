@@ -6,7 +6,6 @@ claim's own threshold; here stands how its estimate is made.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import numpy as np
@@ -51,7 +50,7 @@ def ledger(e: Evidence, estimates: bool = False) -> pd.DataFrame:
     for name in store.published():
         file = store.ROOT / "reports" / name / "claims.json"
         if name not in found and file.exists():
-            found[name] = json.loads(file.read_text(encoding="utf-8"))
+            found[name] = store.read_json(file)
     rows = []
     for claim in paper.CLAIMS:
         row = {"claim": claim.text, "where": claim.where}

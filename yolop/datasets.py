@@ -12,8 +12,12 @@ import re
 import reprlib
 import shutil
 import struct
+import threading
 import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -22,11 +26,12 @@ from math import cos, radians, sin
 from pathlib import Path
 
 import numpy as np
+import psutil
 import yaml
 from filelock import FileLock
 from PIL import ExifTags, Image, ImageOps
 
-from yolop.specs import DigitsSpec, canonical, require, run_id
+from yolop.specs import DigitsSpec, canonical, printable, require, run_id
 from yolop.store import sha256
 
 SPLITS = ("train", "val", "test")
@@ -341,10 +346,16 @@ def yolo_lines(boxes: np.ndarray, size: tuple[int, int]) -> str:
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # never those that Pillow hands to another program
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 80_000_000  # more is a mistake or an attack, and 240 MB each
+MAX_PIXELS, MAX_SIDE = 80_000_000, 65_535  # more is a mistake or an attack, and 320 MB each; one decoder works in rows
+LARGE_PIXELS = 8_000_000  # of those only one at a time is decoded
+MAX_IMAGE, MAX_LABEL, MAX_LIST, MAX_YAML = 2**29, 2**21, 2**27, 2**20  # bytes of a file
+MAX_NAME = 100  # characters of a class
+_ONE_LARGE = threading.Lock()
+JOINERS = str.maketrans("", "", "\u200c\u200d")  # not shown themselves, but part of words and emoji
 ROUNDING = 1e-6  # coordinates may leave 0..1 by this much and are put back
 BEYOND = 0.01  # of the image: a box that reaches further over an edge is kept, with a warning
 SHOWN = 10  # problems in one message
+KEPT_BYTES = 4 * 10**9  # of a split's images that stay in memory at most, where that much is free
 
 
 def read(data_yaml: Path) -> Dataset:
@@ -357,7 +368,8 @@ def read(data_yaml: Path) -> Dataset:
 
     Otherwise than there: `path` is relative to the yaml, the splits to `path`, lines of a list to that list or to
     `path`. Nothing is downloaded or run; no label cache is opened or written; no file is changed; an image or label
-    that is wrong is not left out but refused. Files may lie anywhere on the disk, as usual for YOLO.
+    that is wrong is not left out but refused. `path` may name any folder for a data set, but all files must lie below it
+    or beside the yaml, links followed: a stranger's list or link must not bring private files into a report.
 
     Raises:
         DatasetError: with up to ten problems as file:line, and how many there are.
@@ -365,13 +377,18 @@ def read(data_yaml: Path) -> Dataset:
     data_yaml = Path(os.path.abspath(data_yaml))
     config, names = _config(data_yaml)
     root = Path(os.path.abspath(data_yaml.parent / config.get("path", ".")))
-    problems: list[str] = []
-    paths = {split: _images(split, config[split], root, problems) for split in SPLITS if config.get(split)}
+    homes = tuple(Path(os.path.realpath(folder)) for folder in (data_yaml.parent, root))
+    user = Path(os.path.realpath(os.path.expanduser("~")))
+    problems = [f"path: {root} holds more than a data set"] * (homes[0] != homes[1] and user.is_relative_to(homes[1]))
+    _refuse(data_yaml, problems)
+    paths = {split: _images(split, config[split], root, homes, problems) for split in SPLITS if config.get(split)}
     _refuse(data_yaml, problems)
 
     files = list(dict.fromkeys(image for images in paths.values() for image in images))
     with ThreadPoolExecutor() as pool:
-        samples = dict(zip(files, pool.map(partial(_sample, root=root, nc=len(names)), files), strict=True))
+        samples = dict(
+            zip(files, pool.map(partial(_sample, root=root, homes=homes, nc=len(names)), files), strict=True)
+        )
     _refuse(data_yaml, [problem for sample in samples.values() for problem in sample.problems])
     _refuse(
         data_yaml,
@@ -422,7 +439,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         return np.asarray(_decode(path))
     except DatasetError as error:
-        raise DatasetError(f"{path}: {error}") from None
+        raise DatasetError(f"{printable(path, 1000)}: {error}") from None
 
 
 def load_image(
@@ -439,15 +456,47 @@ def load_image(
     import cv2
 
     image = read_image(path)
-    ratio = imgsz / max(image.shape[:2])
-    height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
+    (width, height), (ratio, left, top) = placement(image.shape[1::-1], imgsz, shape)
     if ratio != 1:
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
-    rows, columns = shape or (imgsz, imgsz)
-    top, left = (rows - height) // 2, (columns - width) // 2
-    letterboxed = np.full((rows, columns, 3), 114, np.uint8)
+    letterboxed = np.full((*(shape or (imgsz, imgsz)), 3), 114, np.uint8)
     letterboxed[top : top + height, left : left + width] = image
     return letterboxed, (ratio, left, top)
+
+
+def placement(
+    size: tuple[int, int], imgsz: int, shape: tuple[int, int] | None = None
+) -> tuple[tuple[int, int], tuple[float, int, int]]:
+    """Where `load_image` puts an image of (width, height): its size in there, and (ratio, pad_x, pad_y)."""
+    ratio = imgsz / max(size)
+    width, height = (max(1, round(side * ratio)) for side in size)
+    rows, columns = shape or (imgsz, imgsz)
+    return (width, height), (ratio, (columns - width) // 2, (rows - height) // 2)
+
+
+class Kept(Sequence):
+    """What `read(i)` gives for i below `count`: read when first asked for, then kept in memory, up to a budget.
+
+    What is beyond the budget is read again each time: slower, and the same to the bit. So the budget is no part of any
+    identity, and a set of any size fits any machine. It is a quarter of the memory that is free at the first read, so
+    that splits which fill up one after the other never take all.
+    """
+
+    def __init__(self, read: Callable[[int], np.ndarray], count: int):
+        self.read, self.items, self.left = read, [None] * count, None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int):
+        item = self.items[i]
+        if item is None:
+            item = self.read(i)
+            if self.left is None:
+                self.left = min(KEPT_BYTES, psutil.virtual_memory().available // 4)
+            if item.nbytes <= self.left:
+                self.items[i], self.left = item, self.left - item.nbytes
+        return item
 
 
 @dataclass
@@ -464,27 +513,54 @@ class _Sample:
 
 def _refuse(data_yaml: Path, problems: list[str]) -> None:
     if problems:
+        shown = [printable(problem, 1000) for problem in problems[:SHOWN]]
         more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise DatasetError("\n  ".join([f"{data_yaml}: {count}; nothing was used", *problems[:SHOWN], *more]))
+        head = f"{printable(data_yaml, 1000)}: {count}; nothing was used"
+        raise DatasetError("\n  ".join([head, *shown, *more]))
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML without what only attacks need: aliases, which can stand for billions of values, and endless numbers."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name): write out what that stands for")
+        return super().compose_node(parent, index)
+
+    def construct_scalar(self, node):
+        if len(node.value) > MAX_NAME and not node.tag.endswith(":str"):
+            raise yaml.YAMLError(f"a number of {len(node.value)} characters")
+        return super().construct_scalar(node)
+
+
+def _small(path: Path, limit: int) -> bytes:
+    """The content of a file that has no reason to be large; DatasetError if it is."""
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise DatasetError(f"larger than {limit // 2**20} MB")
+    return data
 
 
 def _config(data_yaml: Path) -> tuple[dict, list[str]]:
     """The parsed yaml and the names of the classes; DatasetError with all that is wrong with them."""
     if not os.path.isfile(data_yaml):
-        raise DatasetError(f"{data_yaml}: no such file; give the path of a YOLO data.yaml")
+        raise DatasetError(f"{printable(data_yaml, 1000)}: no such file; give the path of a YOLO data.yaml")
     try:
-        config = yaml.safe_load(data_yaml.read_bytes())
+        config = yaml.load(_small(data_yaml, MAX_YAML), _Yaml)  # noqa: S506  safer than SafeLoader
     except Exception as error:  # the parser raises nearly anything on odd input
-        raise DatasetError(f"{data_yaml}: not readable as YAML: {error}") from error
+        text = f"{data_yaml}: not readable as YAML: {' '.join(str(error).split())}"
+        raise DatasetError(printable(text, 1000)) from error
     if not isinstance(config, dict):
-        raise DatasetError(f"{data_yaml}: not a YAML mapping with train, val and names")
+        raise DatasetError(f"{printable(data_yaml, 1000)}: not a YAML mapping with train, val and names")
     problems = [f"{key}: missing" for key in ("train", "val", "names") if not config.get(key)]
     if config.get("download"):
         problems.append("download: ultralytics would run it; fetch the images yourself, then remove this entry")
     for key in ("path", *SPLITS):
         value = config.get(key) or ""
-        if not all(isinstance(item, str) for item in (value if isinstance(value, list) and key != "path" else [value])):
+        items = value if isinstance(value, list) and key != "path" else [value]
+        if not all(isinstance(item, str) and "\0" not in item for item in items):
             problems.append(f"{key}: {_shown(value)} is not a path")
     names = _class_names(config.get("names") or [], problems)
     nc = config.get("nc")
@@ -508,7 +584,10 @@ def _class_names(value, problems: list[str]) -> list[str]:
         problems.append(f"names: {_shown(value)} holds something that is not text; put it in quotes")
         return value
     names = [str(name).strip() for name in value]
-    problems += [f"names: {_shown(name)} stands for two classes" for name in set(names) if names.count(name) > 1]
+    problems += [f"names: {_shown(name)} stands for two classes" for name, n in Counter(names).items() if n > 1]
+    for name in names:
+        if len(name) > MAX_NAME or not name.translate(JOINERS).isprintable():
+            problems.append(f"names: {_shown(name)} has more than {MAX_NAME} characters, or some that cannot be shown")
     return names
 
 
@@ -516,16 +595,18 @@ def _shown(value) -> str:
     return reprlib.repr(value)[:80]
 
 
-def _images(split: str, entry: str | list[str], root: Path, problems: list[str]) -> list[Path]:
+def _images(split: str, entry: str | list[str], root: Path, homes: tuple[Path, ...], problems: list[str]) -> list[Path]:
     """The images of one split, sorted within a folder, in the order of a list, each once."""
     found, before = [], len(problems)
     for item in entry if isinstance(entry, list) else [entry]:
-        path = _find(item, root)
-        if os.path.isdir(path):
+        path = _find(item, homes, root)
+        if outside := _outside(path, homes):
+            problems.append(f"{split}: {outside}")
+        elif os.path.isdir(path):
             files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
             found += sorted((file for file in files if file.is_file()), key=Path.as_posix)
         elif os.path.isfile(path) and path.suffix == ".txt":
-            found += _listed(path, root, problems)
+            found += _listed(path, root, homes, problems)
         else:
             problems.append(f"{split}: {item} leads to {path}, neither a folder nor a .txt list of images")
     if not found and len(problems) == before:
@@ -533,23 +614,32 @@ def _images(split: str, entry: str | list[str], root: Path, problems: list[str])
     return list(dict.fromkeys(found))
 
 
-def _find(item: str, *bases: Path) -> Path:
-    """Where a path of a yaml or list leads: below the first base where it exists."""
+def _find(item: str, homes: tuple[Path, ...], *bases: Path) -> Path:
+    """Where a path of a yaml or list leads: below the first base where it exists, rather inside the data set."""
     places = [Path(os.path.abspath(base / item)) for base in bases]
     if item.startswith("../"):  # common exports write ../train/images and mean the yaml's own folder
         places += [Path(os.path.abspath(base / item[3:])) for base in bases]
-    return next((place for place in places if os.path.exists(place)), places[0])
+    there = [place for place in places if os.path.exists(place)]
+    return next((place for place in there if not _outside(place, homes)), [*there, *places][0])
 
 
-def _listed(list_file: Path, root: Path, problems: list[str]) -> list[Path]:
+def _outside(path: Path, homes: tuple[Path, ...]) -> str:
+    """What is wrong with a path that leads out of the data set, by its name or over a link; else empty."""
+    real = Path(os.path.realpath(path)) if os.path.exists(path) else homes[0]
+    if any(real.is_relative_to(home) for home in homes):
+        return ""
+    return f"{path} leads out of the data set, to {real}; move that into it, or let path name the folder that holds all"
+
+
+def _listed(list_file: Path, root: Path, homes: tuple[Path, ...], problems: list[str]) -> list[Path]:
     found, where = [], _name(list_file, root)
     try:
-        lines = list_file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = _small(list_file, MAX_LIST).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError, DatasetError) as error:
         problems.append(f"{where}: not readable as UTF-8 text: {error}")
         return found
     for number, line in enumerate(lines, 1):
-        path = _find(line.strip(), list_file.parent, root)
+        path = _find(line.strip(), homes, list_file.parent, root)
         if not line.strip():
             continue
         elif not os.path.isfile(path):
@@ -570,19 +660,22 @@ def _name(path: Path, root: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _sample(image: Path, root: Path, nc: int) -> _Sample:
+def _sample(image: Path, root: Path, homes: tuple[Path, ...], nc: int) -> _Sample:
     """Decode one image and parse its labels: problems are collected, not raised."""
     sample, label = _Sample(), _label_path(image)
+    sample.problems = [outside for outside in (_outside(path, homes) for path in (image, label)) if outside]
+    if sample.problems:
+        return sample
     try:
         _decode(image)
         sample.image_digest = sha256(image)
     except (OSError, DatasetError) as error:
         sample.problems.append(f"{_name(image, root)}: {error}")
     try:
-        data = label.read_bytes() if os.path.isfile(label) else b""
+        data = _small(label, MAX_LABEL) if os.path.isfile(label) else b""
         _parse(sample, data.decode("utf-8-sig").splitlines(), _name(label, root), nc)
         sample.digest = f"{sample.image_digest} {hashlib.sha256(data).hexdigest()}"
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, DatasetError) as error:
         sample.problems.append(f"{_name(label, root)}: not readable as UTF-8 text: {error}")
     return sample
 
@@ -627,13 +720,22 @@ def _box(line: str, nc: int) -> tuple[float, ...]:
 def _decode(path: Path) -> Image.Image:
     """The whole image as RGB, turned as its EXIF says; DatasetError, without the path, if that cannot be."""
     try:
+        if os.path.getsize(path) > MAX_IMAGE:
+            raise DatasetError(f"larger than {MAX_IMAGE // 2**20} MB")
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS or min(width, height) < 10:
-                raise DatasetError(f"{width}x{height} px; use 10 px a side to {MAX_PIXELS // 10**6} megapixels")
+            if width * height > MAX_PIXELS or min(width, height) < 10 or max(width, height) > MAX_SIDE:
+                most = f"{MAX_PIXELS // 10**6} megapixels, {MAX_SIDE:,} px at most"
+                raise DatasetError(f"{width}x{height} px; use 10 px a side to {most}")
+            tile = [getattr(image, "tag_v2", {}).get(tag, 1) for tag in (322, 323)]  # a TIFF's may be larger than it
+            if tile[0] * tile[1] > LARGE_PIXELS:
+                raise DatasetError(f"tiles of {tile[0]}x{tile[1]} px; save it without tiles")
             if image.mode[0] in "IF":
                 raise DatasetError(f"pixels of more than 8 bits ({image.mode}); save it with 8 bits a channel")
-            return ImageOps.exif_transpose(image).convert("RGB")
+            with _ONE_LARGE if width * height > LARGE_PIXELS else nullcontext():
+                ImageOps.exif_transpose(image, in_place=True)
+                image.load()
+                return image if image.mode == "RGB" else image.convert("RGB")
     except DatasetError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
@@ -662,13 +764,14 @@ def _warnings(paths: dict[str, list[Path]], samples: dict[Path, _Sample], root: 
     if orphans:
         found.append(f"{len(orphans)} label files belong to no image; the first: {_name(orphans[0], root)}")
     caches = {cache for folder in folders for place in (folder, folder.parent) for cache in place.glob("*.cache")}
-    return found + [f"{_name(file, root)} ignored: a label cache is a pickle, never opened" for file in sorted(caches)]
+    found += [f"{_name(file, root)} ignored: a label cache is a pickle, never opened" for file in sorted(caches)]
+    return [printable(text) for text in found]
 
 
 def _dataset_name(data_yaml: Path) -> str:
     """A readable name that is safe in file names: the yaml's, or its folder's where all are called data.yaml."""
     stem = data_yaml.parent.name if data_yaml.stem in ("data", "dataset") else data_yaml.stem
-    return re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-") or "dataset"
+    return re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-")[:60] or "dataset"
 
 
 def image_size(image: Path) -> tuple[int, int]:

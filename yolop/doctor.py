@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import re
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distribution, distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -15,9 +19,11 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from yolop import store
+from yolop.specs import SpecError
 
 ENGINE = "ultralytics-opencv-headless"
 CV2 = {"opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"}
+MARKS = {ENGINE: "ultralytics/__init__.py", "opencv-python-headless": "cv2/version.py"}  # files that name a version
 COMPROMISED = {"8.3.41", "8.3.42", "8.3.45", "8.3.46"}  # releases of December 2024 with a miner inside
 
 
@@ -88,12 +94,51 @@ def conflicts() -> Iterator[tuple[str, str]]:
         (bool(bad), "this release carries malware, change your passwords", " ".join(bad), ENGINE),
     ]
     wrong = [row[1:] for row in rows if row[0]]
+    wrong += [(f"{name} is installed more than once", name, name) for name in twice()]
     for why, remove, again in wrong:
         version = locked().get(again)
         fix = f"pip uninstall -y {remove}, then pip install --force-reinstall --no-deps {again}=={version}"
         yield "FAIL", f"{why}: {fix}"
-    if not wrong:
+    strange = [("FAIL", message) for message in foreign()]
+    yield from strange
+    if not wrong and not strange:
         yield "ok", "none"
+
+
+def twice() -> list[str]:
+    """Packages of the study that several folders, or several versions, provide: which one is imported is chance."""
+    places = defaultdict(set)
+    for item in distributions():
+        places[canonical_name(item.metadata["Name"] or "")].add((Path(item.locate_file("")).resolve(), item.version))
+    return [name for name in store.VERSIONED if len(places[name]) > 1]
+
+
+def foreign() -> Iterator[str]:
+    """Where the code that Python would import is not what was installed, and what to do."""
+    for name, mark in MARKS.items():
+        try:
+            file = next(file for file in distribution(name).files or () if str(file) == mark)
+        except (PackageNotFoundError, StopIteration):
+            continue  # absent: `packages` says so; installed without a list of files: nothing to compare
+        module = mark.split("/")[0]
+        spec, own = find_spec(module), Path(file.locate())
+        if spec is None or not spec.origin or Path(spec.origin).resolve().parent != own.resolve().parent:
+            yield f"{module} comes from {spec and spec.origin}, not from {name}: rename it, or unset PYTHONPATH"
+        elif file.hash and file.hash.value != _record_hash(own):
+            fix = f"pip install --force-reinstall --no-deps {name}=={locked().get(name)}"
+            yield f"another package has overwritten {mark} of {name}: {fix}"
+
+
+def _record_hash(path: Path) -> str:
+    """SHA-256 as pip lists it."""
+    return base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).rstrip(b"=").decode()
+
+
+def require_no_conflicts() -> None:
+    """SpecError where `conflicts` fails: what such packages compute belongs in no table."""
+    wrong = [message for level, message in conflicts() if level == "FAIL"]
+    if wrong:
+        raise SpecError("\n".join(wrong))
 
 
 def flops() -> Iterator[tuple[str, str]]:

@@ -168,7 +168,8 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, files: Files) -> 
     ends = ("/".join(parts[-n:]) for n in range(1 + max(path.count("/") for path in files), 0, -1))
     path = next((end for end in ends if end in files), None)
     regular = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG)  # 0: packed where files have no modes
-    if path is None or not regular or ".." in parts or not parts[0]:
+    slow = member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a limit
+    if path is None or not regular or slow or ".." in parts or not parts[0]:
         return None
     with archive.open(member) as file:
         data = file.read(files[path][0] + 1)  # never more, whatever the archive announces

@@ -1,8 +1,9 @@
 """mAP of a model on a split that stays in memory.
 
 The images of a split are read and letterboxed once; after that, a point of a sweep costs its forward passes, NMS and
-matching. AP is YOLOv5's (ultralytics' metrics: area under 101 interpolated points); confidence 0.001, IoU of NMS 0.6, several
-labels per box, at most 300 detections per image, as the original's val.py.
+matching. Images for which memory has no room are read again each time (`datasets.Kept`). AP is YOLOv5's (ultralytics'
+metrics: area under 101 interpolated points); confidence 0.001, IoU of NMS 0.6, several labels per box, at most 300
+detections per image, as the original's val.py.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from torchvision.ops import batched_nms
 from ultralytics.utils.metrics import ap_per_class, box_iou
 from ultralytics.utils.ops import xywh2xyxy
 
-from yolop.datasets import Dataset, image_size, load_image
+from yolop.datasets import Dataset, Kept, image_size, load_image, placement
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MAX_DET = 300  # detections per image
+WEIGHTS = 4_000_000  # numbers of 8 bytes, detections x bootstrap samples, that are worked on at once
 
 
 class Validation:
@@ -32,7 +34,7 @@ class Validation:
     With `square` all are letterboxed to imgsz x imgsz, what a runtime with a fixed input sees.
 
     Attributes:
-        images: N tensors (3, height, width) uint8, letterboxed.
+        images: N tensors (3, height, width) uint8, letterboxed; read when first asked for.
         targets: N arrays (n, 5): class, then x1, y1, x2, y2 in pixels of the letterboxed image.
         borders: (N, 4) x1, y1, x2, y2 of the photograph inside the letterbox.
         batches: indices of images, list by list.
@@ -44,16 +46,21 @@ class Validation:
         ratios = sizes[:, 1] / sizes[:, 0]  # height over width
         order = np.argsort(ratios, kind="stable").tolist()
         self.names, self.batches = dataset.names, [order[i : i + batch] for i in range(0, len(order), batch)]
-        self.images, self.targets, self.borders = ([None] * len(paths) for _ in range(3))
+        shapes, self.targets, self.borders = ([None] * len(paths) for _ in range(3))
         for indices in self.batches:
             shape = (imgsz, imgsz) if square else _rectangle(ratios[indices], imgsz)
             for i in indices:
-                image, (ratio, pad_x, pad_y) = load_image(paths[i], imgsz, shape)
+                _, (ratio, pad_x, pad_y) = placement(sizes[i], imgsz, shape)
                 (width, height), boxes = sizes[i] * ratio, labels[i]  # of the photograph inside
                 centre, half = boxes[:, 1:3] * (width, height) + (pad_x, pad_y), boxes[:, 3:5] * (width / 2, height / 2)
-                self.images[i] = torch.from_numpy(image).permute(2, 0, 1)
+                shapes[i] = shape
                 self.targets[i] = np.concatenate((boxes[:, :1], centre - half, centre + half), 1)
                 self.borders[i] = (pad_x, pad_y, pad_x + width, pad_y + height)
+
+        def letterboxed(i: int) -> torch.Tensor:
+            return torch.from_numpy(load_image(paths[i], imgsz, shapes[i])[0]).permute(2, 0, 1)
+
+        self.images = Kept(letterboxed, len(paths))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,6 +84,9 @@ def detect(
         images: (B, 3, H, W) uint8.
         conf, iou: thresholds 0..1; the defaults are those of the original's detect.py.
         multi_label: several classes per box, as in validation.
+
+    Raises:
+        ValueError: predictions that are not finite; such a model belongs in no table.
     """
     inputs = (images.float() / 255).to(next(model.parameters()).device, memory_format=torch.channels_last)
     output = model(inputs)
@@ -85,6 +95,8 @@ def detect(
         output = torch.cat((boxes, objectness * scores), -1).transpose(1, 2)
     else:
         output = output[0].float()
+    if not output.sum().isfinite():  # else NMS would drop what is NaN, and mAP be 0
+        raise ValueError("the model predicts NaN or infinity: its weights are broken, train it again")
     return [_suppress(image, conf, iou, multi_label) for image in output]
 
 
@@ -130,8 +142,6 @@ def evaluate(model: nn.Module, validation: Validation, resamples: int = 0) -> di
     for indices in validation.batches:
         detections = detect(model, torch.stack([validation.images[i] for i in indices]), 0.001, 0.6, multi_label=True)
         for i, found in zip(indices, detections, strict=True):
-            if not found.isfinite().all():
-                raise ValueError("the model predicts NaN or infinity: its weights are broken, train it again")
             found = found.cpu().clone()  # detections are inference tensors, which torch lets nobody change
             x1, y1, x2, y2 = validation.borders[i]
             found[:, [0, 2]] = found[:, [0, 2]].clamp(x1, x2)
@@ -145,7 +155,9 @@ def evaluate(model: nn.Module, validation: Validation, resamples: int = 0) -> di
     if resamples:
         drawn = np.random.default_rng(0).integers(0, len(parts), (resamples, len(parts)))
         weights = np.stack([np.bincount(row, minlength=len(parts)) for row in drawn])
-        ap = average_precision(hits, confidences, classes, truth, weights[:, image], weights[:, image_of_truth])
+        found, step = (hits, confidences, classes, truth), max(WEIGHTS // max(len(hits), 1), 1)
+        some = (weights[i : i + step] for i in range(0, resamples, step))
+        ap = np.concatenate([average_precision(*found, w[:, image], w[:, image_of_truth]) for w in some], axis=2)
         scores["mAP50_resampled"] = np.nanmean(ap[:, 0], axis=0).round(5).tolist()
         scores["mAP50_95_resampled"] = np.nanmean(ap, axis=(0, 1)).round(5).tolist()
     return scores

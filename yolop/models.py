@@ -170,6 +170,11 @@ def census(spec: ModelSpec, nc: int, imgsz: int) -> list[dict]:
                 "output": [list(t.shape[1:]) for t in x] if isinstance(x, list) else list(x.shape[1:]),
             }
         )
+        counted, weights = rows[-1]["gflops"], rows[-1]["parameters"]
+        if bool(counted) != bool(weights):
+            raise RuntimeError(
+                f"layer {index}: {weights} parameters, {counted} GFLOPs by PyTorch: python -m yolop doctor"
+            )
     return rows
 
 

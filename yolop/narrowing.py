@@ -12,7 +12,7 @@ import warnings
 import torch
 from torch import nn
 
-from yolop.specs import require
+from yolop.specs import NarrowingTimesSpec, require
 
 ROUND_TO = 8  # channels, as in every YOLOv5: runtimes work in vectors
 
@@ -40,3 +40,19 @@ def remove_channels(model: nn.Module, ratio: float, imgsz: int = 64) -> nn.Modul
     narrow.model[-1].train(model.training)
     narrow.narrowed = True  # `checkpoints` takes the widths from the file
     return narrow
+
+
+def times(spec: NarrowingTimesSpec) -> list[dict]:
+    """Timing rows of a model in PyTorch with shares of its channels removed, against the whole one: `removed`, `parameters`
+    and as of `latency.measure`. Untrained: how fast a network is does not depend on what its weights are."""
+    from yolop import latency, models
+
+    torch.manual_seed(0)
+    whole = models.build(spec.model, spec.nc).eval()
+    found = {0.0: whole} | {share: remove_channels(whole, share) for share in spec.removed}
+    with latency.threads(spec.threads):
+        calls = {f"{share:g}": latency.forward(models.fused(model), spec.imgsz) for share, model in found.items()}
+        rows = latency.measure(calls, "0", spec.rounds, spec.calls, aa=True)
+    counts = {f"{share:g}": sum(p.numel() for p in model.parameters()) for share, model in found.items()}
+    again = counts["0"]
+    return [{"removed": float(r["label"].split()[0]), "parameters": counts.get(r["label"], again)} | r for r in rows]

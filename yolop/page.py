@@ -120,7 +120,7 @@ def index_html(e: Evidence, folder: Path) -> str:
     record = e.trained("n")
     host = record.host
     notebooks = sorted(path.name for path in (folder / "notebooks").glob("[0-9]*.ipynb") if "failed" not in path.name)
-    links = " ".join(f'<a href="notebooks/{name}">{name[:2]}</a>' for name in notebooks)
+    links = " ".join(f'<a href="notebooks/{html.escape(name)}">{html.escape(name[:2])}</a>' for name in notebooks)
     accuracy = ["model", "seeds", "mAP50_paper", "mAP50", "mAP50_low", "mAP50_high"]
     accuracy += ["mAP50_95_paper", "mAP50_95", "mAP50_95_low", "mAP50_95_high"]
     time = ["model", "latency_ms_paper", "latency_ms", "p90_ms", "fps_paper", "fps"]

@@ -504,6 +504,7 @@ def pictures(evidence: Evidence) -> Figure:
                     va="bottom" if above else "top",
                     bbox=box,
                     clip_on=True,
+                    parse_math=False,  # a class may be called $x
                 )
         name = label.replace(", ", ",\n")
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)

@@ -279,13 +279,17 @@ def heading(name: str) -> str:
     return name.replace("mAP50_95", "mAP50-95").replace("_", " ")
 
 
+# what no cell of a table may begin: a column, HTML, a link or an image, a formula
+INERT = str.maketrans({"|": "\\|", "<": "&lt;", "[": "&#91;", "$": "&#36;"})
+
+
 def to_markdown(table: pd.DataFrame) -> str:
-    """GitHub's Markdown; numbers to the right."""
+    """GitHub's Markdown; numbers to the right. Cells are plain text: names of classes come from strangers."""
     text = shown(table)
     numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table]
     head = [heading(name) for name in text]
     lines = [head, ["---:" if right else "---" for right in numeric], *text.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(str(cell).translate(INERT) for cell in line) + " |" for line in lines) + "\n"
 
 
 def to_csv(table: pd.DataFrame) -> str:

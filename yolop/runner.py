@@ -21,9 +21,9 @@ from pathlib import Path
 
 import psutil
 
-from yolop import drift, store
+from yolop import doctor, drift, store
 from yolop.specs import DATASETS, FORMATS, STUDIES, SpecError, Study, named_study, require
-from yolop.store import DamagedRecord, Record, StoreError, sha256, write_atomically
+from yolop.store import DamagedRecord, Record, StoreError, sha256, way_out, write_atomically
 
 # Percent of a first `digits` run on two cores; after a run its own seconds are used.
 SHARES = {
@@ -35,6 +35,9 @@ SHARES = {
     "06_results": 1,
 }
 
+# Errors whose message says what to do; a traceback would only hide it.
+PLAIN = ("StoreError", "DamagedRecord", "SpecError", "DatasetError", "DownloadError", "TrainingError")
+
 
 class NotebookError(RuntimeError):
     """A notebook did not run to its end; the message says which cell, why, and where it was kept."""
@@ -43,8 +46,11 @@ class NotebookError(RuntimeError):
 def notebooks(only: str = "") -> list[Path]:
     """The study's notebooks in order, or those whose numbers `only` lists ("02,04"); SpecError for other numbers."""
     folder = store.ROOT / "notebooks"
+    root = str(store.ROOT)
+    text = [root.encode(errors="ignore").decode()]
+    require(root.splitlines() == text, "project folder", root, "one whose path is text on one line")
     found = {path.name[:2]: path for path in sorted(folder.glob("*.ipynb")) if re.fullmatch(r"\d\d_\w+", path.stem)}
-    require(bool(found), "project folder", str(store.ROOT), "a clone of the project, or name one in YOLOP_ROOT")
+    require(bool(found), "project folder", root, "a clone of the project, or name one in YOLOP_ROOT")
     numbers = [number.strip() for number in only.split(",")] if only else list(found)
     for number in numbers:
         require(number in found, "--only", number, "numbers out of " + ", ".join(found))
@@ -99,10 +105,11 @@ def _checked_dataset(path: Path) -> Path:
     """The absolute path of a data.yaml after reading all of it once; SpecError says what is wrong with it."""
     from yolop import datasets
 
-    path = path.expanduser().resolve()
     try:
+        path = Path(os.path.realpath(os.path.expanduser(path)))
+        str(path).encode()  # a notebook holds it as text
         datasets.read(path)
-    except datasets.DatasetError as error:
+    except ValueError as error:  # with DatasetError: a NUL, or half a character
         raise SpecError(str(error)) from None
     return path
 
@@ -130,11 +137,12 @@ def run(name: str, settings: list[str], only: str = "", records: str = "fresh") 
     """
     study, parameters, chosen = prepare(name, settings, only)
     if records == "fresh":
+        doctor.require_no_conflicts()
         _fetch(study)
     parameters |= {"study": name, "records": records, "write_report": True}
     report = store.ROOT / "reports" / study.name
     timings = store.ROOT / "data" / "runs" / study.name / "timings.json"
-    seconds = json.loads(timings.read_text()) if timings.exists() else {}
+    seconds = _known_seconds(timings)
     progress = Progress([path.stem for path in chosen], seconds)
     with _ending_kernels():
         for path in chosen:
@@ -157,6 +165,14 @@ def run(name: str, settings: list[str], only: str = "", records: str = "fresh") 
     print(f"{_clock(sum(progress.done.values()))} in all, at most {peak_gb:.1f} GB of memory")
 
 
+def _known_seconds(timings: Path) -> dict[str, float]:
+    """Seconds of each notebook in earlier runs; none if the file is absent or damaged, since they only serve the estimate."""
+    try:
+        return {str(name): float(seconds) for name, seconds in json.loads(timings.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return {}
+
+
 def execute(notebook: Path, output: Path, parameters: dict, progress: Progress) -> None:
     """Run one notebook in a fresh kernel of this Python and leave it executed, whole and without traces at `output`.
 
@@ -170,6 +186,9 @@ def execute(notebook: Path, output: Path, parameters: dict, progress: Progress) 
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{notebook.stem}.{os.getpid()}.ipynb")
     failed = output.with_name(f"{notebook.stem}.failed.ipynb")
+    for left in output.parent.glob(f".{notebook.stem}.*.ipynb"):  # of a run that was killed
+        if not psutil.pid_exists(int(left.name.split(".")[-2])):
+            left.unlink(missing_ok=True)
     source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, partial))  # no templates
     begun = []  # source of each cell so far; papermill's own marks are wrong after a kernel's death
     try:
@@ -181,19 +200,29 @@ def execute(notebook: Path, output: Path, parameters: dict, progress: Progress) 
         write_atomically(output, _clean(partial, parameters.get("dataset")))
         failed.unlink(missing_ok=True)
     except Exception as error:  # whatever it was, this notebook has failed and the next must not run
-        message = _explain(notebook.stem, begun, error)
+        message = _explain(notebook.stem, begun, error, output)
         with suppress(ValueError, OSError, StoreError):  # on a full disk there may be nothing whole to keep
             write_atomically(failed, _clean(partial, parameters.get("dataset")))
             message += f"\nkept as {failed}"
         raise NotebookError(message) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses that too
+            partial.unlink(missing_ok=True)
 
 
-def _explain(name: str, begun: list[str], error: Exception) -> str:
-    """What a reader needs to know about a failure: the cell, its first line, the end of the error."""
-    text = "\n".join(getattr(error, "traceback", [])) or f"{type(error).__name__}: {error}"
-    if type(error).__name__ == "DeadKernelError":
+def _explain(name: str, begun: list[str], error: Exception, output: Path) -> str:
+    """What a reader needs to know about a failure: the cell, its first line, the end of the error; of one that says the
+    way out itself, or that comes from the disk, that alone."""
+    kind, message = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error))
+    text = "\n".join(getattr(error, "traceback", [])) or f"{kind}: {message}"
+    number = re.search(r"\[Errno (\d+)\]|\(os error (\d+)\)", message)
+    if isinstance(error, OSError):  # ours, not the kernel's
+        text = f"{error.filename or output}: {error.strerror or error}; {way_out(error.errno)}"
+    elif number:
+        text = f"{kind}: {message}; {way_out(int(number[1] or number[2]))}"
+    elif kind in PLAIN:
+        text = f"{kind}: {message}"
+    elif kind == "DeadKernelError" or "Kernel died" in message:  # while it worked, or before it was ready
         text = "the kernel died: out of memory, or killed from outside. Start again: finished records are kept"
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
     where = f"In [{len(begun)}]: {begun[-1].strip().splitlines()[0]}" if begun else "its start"
@@ -201,11 +230,11 @@ def _explain(name: str, begun: list[str], error: Exception) -> str:
 
 
 def _clean(path: Path, dataset: str | None) -> str:
-    """An executed notebook as text, without papermill's metadata, random ids, and folders of this machine."""
+    """An executed notebook as text, without metadata of others, random ids, and folders of this machine."""
     import nbformat
 
     book = nbformat.read(path, as_version=4)
-    book.metadata.pop("papermill", None)
+    book.metadata = {key: book.metadata[key] for key in ("kernelspec", "language_info") if key in book.metadata}
     for cell in book.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
@@ -438,7 +467,7 @@ def publish(name: str) -> None:
     manifest = report / "manifest.json"
     if not manifest.exists():
         raise StoreError(f"nothing to publish: python -m yolop run {study.name} writes the list of records first")
-    records = json.loads(manifest.read_text(encoding="utf-8"))["records"]
+    records = store.read_json(manifest)["records"]
     texts = {}
     for run_id, checksum in records.items():
         path = runs / run_id / "record.json"

@@ -63,6 +63,19 @@ class SparseTrainer(Trainer):
             limits = {name: _limit(scores, sparsity) for name, scores in kept.items()}
         self.masks = {name: self.masks[name] & (scores > limits[name]) for name, scores in kept.items()}
 
+    def numbers(self) -> dict:
+        """And how far the zeros are."""
+        return super().numbers() | {"done": self.done, "pruned": self.pruned}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """And which weights live."""
+        return self.masks
+
+    def go_on_with(self, numbers: dict, tensors: dict[str, torch.Tensor]) -> None:
+        """And the zeros that there were."""
+        super().go_on_with(numbers, tensors)
+        self.masks, self.done, self.pruned = tensors, numbers["done"], numbers["pruned"]
+
     def validate(self) -> tuple[dict, float | None]:
         """As ever, but no weights are kept from before the last zeros are in place."""
         found = super().validate()

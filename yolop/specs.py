@@ -39,14 +39,26 @@ def canonical(value: Any) -> str:
 
 def run_id(spec: Any) -> str:
     """`<kind>-<readable part>-<8 hex of SHA-256>` of a spec; equal specs have equal ids on every machine."""
-    text = canonical({"schema": SCHEMA, "kind": spec.kind, "spec": asdict(spec)})
-    return f"{spec.kind}-{spec.slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{spec.kind}-{spec.slug}-{content_hash(spec.kind, asdict(spec))}"
+
+
+def content_hash(kind: str, spec: dict) -> str:
+    """The end of a run id: 8 hex digits over everything that a spec says."""
+    text = canonical({"schema": SCHEMA, "kind": kind, "spec": spec})
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
     """Raise SpecError naming field, value and allowed range unless the condition holds."""
     if not condition:
-        raise SpecError(f"{name} = {value!r} is not possible: use {allowed}")
+        raise SpecError(f"{printable(name)} = {printable(repr(value), 1000)} is not possible: use {allowed}")
+
+
+def printable(text: Any, most: int = 300) -> str:
+    """What a stranger's file says, as one line that moves no cursor and draws no colour: escaped, and cut where long."""
+    text = str(text)
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
+    return line + " ..." * (len(text) > most)
 
 
 def scaled_width(channels: int, width: float) -> int:
@@ -357,14 +369,33 @@ class RoadTimesSpec:
     label: str
     deployments: tuple[Deployment, ...]
     nc: int
-    rounds: int = 30
+    rounds: int = 10
     calls: int = 5  # per turn
+    starts: int = 3  # of all processes: where memory happens to lie differs between them
     apart: bool = True  # each in a process of its own; False: all in this one, for a quick look only
     threads: int = 2
 
     @property
     def slug(self) -> str:
         return self.label
+
+
+@dataclass(frozen=True)
+class NarrowingTimesSpec:
+    """A model with more and more of its channels removed, untrained, timed against the whole one."""
+
+    kind: ClassVar[str] = "narrowing-times"
+    model: ModelSpec
+    nc: int
+    imgsz: int
+    removed: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    rounds: int = 30
+    calls: int = 5
+    threads: int = 2
+
+    @property
+    def slug(self) -> str:
+        return f"{self.imgsz}px"
 
 
 @dataclass(frozen=True)
@@ -470,7 +501,9 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     ratios: tuple[float, ...] = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     sparsities: tuple[float, ...] = ()  # of n with trained zeros; 0 is the control without; none: no such part
-    removed: tuple[float, ...] = ()  # shares of n's channels that are really removed, beside them
+    narrowed_to: tuple[
+        float, ...
+    ] = ()  # shares of n's time, down to which its channels are really removed, beside them
     timing_rounds: int = 500  # calls per timed variant, taken in turns
     device: str = "cpu"  # not part of any identity
 
@@ -506,11 +539,17 @@ class Study:
             self.sparsities,
             "shares from 0 to below 1 (90 % is 0.9)",
         )
-        wrong = bool(self.sparsities or self.removed) and not any(self.sparsities)
-        require(not wrong, "sparsities", self.sparsities, "at least one above 0, or none and nothing removed")
-        require(all(0 < share < 1 for share in self.removed), "removed", self.removed, "shares above 0 and below 1")
+        wrong = bool(self.sparsities or self.narrowed_to) and not any(self.sparsities)
+        require(not wrong, "sparsities", self.sparsities, "at least one above 0, or none and nothing narrowed")
+        require(
+            all(0 < share < 1 for share in self.narrowed_to),
+            "narrowed_to",
+            self.narrowed_to,
+            "shares above 0 and below 1",
+        )
         require(5 <= self.timing_rounds <= 10000, "timing_rounds", self.timing_rounds, "5 to 10000")
-        require(self.device == "cpu" or self.device.isdecimal(), "device", self.device, '"cpu" or the number of a GPU')
+        numbered = self.device.isascii() and self.device.isdecimal() and len(self.device) < 4
+        require(self.device == "cpu" or numbered, "device", self.device, '"cpu" or the number of a GPU')
 
     def changed(self, /, **overrides: Any) -> Study:
         """This study with some fields changed; None leaves a field as it is, an unknown name raises SpecError.
@@ -556,7 +595,7 @@ STUDIES = {
         pretrain_epochs=1,
         ratios=(0.1, 0.5),
         sparsities=(0.0, 0.9),
-        removed=(0.5,),
+        narrowed_to=(0.7,),
         timing_rounds=10,
     ),
     "bccd": Study(
@@ -570,7 +609,7 @@ STUDIES = {
         seeds=(0, 1, 2),
         ratios=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
         sparsities=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95),
-        removed=(0.5,),
+        narrowed_to=(0.75, 0.53, 0.5),
     ),
     "coco128": Study("coco128", "coco128", imgsz=256, epochs=120, batch=8, pretraining="coco", pretrain_epochs=60),
     "paper": Study(

@@ -11,18 +11,23 @@ import hashlib
 import json
 import os
 import platform
+import re
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock
 
-from yolop.specs import SCHEMA, STUDIES, canonical, run_id
+from yolop.specs import SCHEMA, STUDIES, canonical, content_hash, run_id
 
-ROOT = Path(os.environ.get("YOLOP_ROOT", Path(__file__).resolve().parents[1]))
+UNFINISHED = (
+    ".unfinished"  # what long work keeps in its folder to go on from; survives a kill, is no part of the record
+)
+ROOT = Path(os.environ.get("YOLOP_ROOT") or Path(__file__).resolve().parents[1])
 VERSIONED = (
     *("torch", "torchvision", "ultralytics-opencv-headless", "numpy", "pillow", "scikit-learn", "scikit-image"),
     *("numba", "torch-pruning", "onnxruntime", "openvino", "nncf", "ncnn"),
@@ -64,16 +69,35 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str, folder: Path | None = None) -> Record:
-        """Read a record back; DamagedRecord if the text is not exactly what `to_json` wrote."""
+        """Read a record back; DamagedRecord if the text is not what `to_json` wrote, or its fields make no record.
+
+        The checksum tells damage, not forgery: who edits a number by hand can compute it anew. What such a number changes
+        is named by `runner.verify`.
+        """
         try:
             body = json.loads(text)
             checksum = body.pop("checksum")
             whole = checksum == hashlib.sha256(canonical(body).encode()).hexdigest()
             if not whole or body.pop("status") != "complete" or body.pop("schema") != SCHEMA:
                 raise ValueError("checksum, status or schema differ")
-            return cls(**body, folder=folder)
+            json.dumps(body, ensure_ascii=False).encode()  # halves of characters, which no file can hold, raise
+            record = cls(**body, folder=folder)
+            record._check()
+            return record
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedRecord(f"not a whole record: {error}") from None
+
+    def _check(self) -> None:
+        """ValueError for fields of other types, files that may lie elsewhere, or a spec that is not the run id's."""
+        dicts = (self.spec, self.metrics, self.files, self.host, self.versions)
+        if not all(isinstance(value, dict) for value in dicts) or type(self.seconds) not in (int, float):
+            raise ValueError("a field is of another type")
+        for name, digest in self.files.items():
+            if not (re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII) and re.fullmatch(r"[0-9a-f]{64}", digest)):
+                raise ValueError("a file's name or digest is none")
+        kind, content = self.spec["kind"], {key: value for key, value in self.spec.items() if key != "kind"}
+        if not re.fullmatch(rf"{re.escape(kind)}-.*{content_hash(kind, content)}", self.run_id):
+            raise ValueError("its spec is not the one of its run id")
 
 
 def published() -> list[str]:
@@ -89,18 +113,39 @@ def sha256(path: Path) -> str:
 
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write so that `path` is either the old whole file or the new one, whatever happens in between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        hint = "free some space and start again" if error.errno == errno.ENOSPC else "check the folder's permissions"
-        raise StoreError(f"could not write {path}: {error.strerror}; {hint}, finished records are kept") from error
+        with suppress(OSError):  # a read-only disk refuses that too
+            temporary.unlink(missing_ok=True)
+        raise StoreError(f"could not write {path}: {error.strerror}; {way_out(error.errno)}") from error
+
+
+def read_json(path: Path):
+    """What a file that this project wrote holds; StoreError if it is not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecord(f"{path} is damaged ({error}): delete it, or restore it, e.g. git checkout") from None
+
+
+def way_out(number: int | None) -> str:
+    """What to do about an error of the operating system, by its number."""
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = "free some space and start again"
+    elif number == errno.ENAMETOOLONG:
+        hint = "move the project to a folder with a shorter path"
+    elif number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        hint = "move away what lies where a folder or file is needed"
+    else:
+        hint = "check that folder and its permissions"
+    return f"{hint}, finished records are kept"
 
 
 def host() -> dict:
@@ -138,7 +183,8 @@ class Store:
     """The records of one study. `compute=False` reads committed evidence only and needs neither data nor weights;
     `finished=True` reads what this machine has computed, and computes nothing more."""
 
-    def __init__(self, study: str, compute: bool, root: Path = ROOT, finished: bool = False):
+    def __init__(self, study: str, compute: bool, root: Path | None = None, finished: bool = False):
+        root = root or ROOT
         self.study, self.compute, self.finished = study, compute, finished
         self.runs, self.committed = root / "data" / "runs" / study, root / "data" / "records" / study
         self.used: dict[str, Record] = {}  # every record handed out, for provenance
@@ -185,7 +231,7 @@ class Store:
 
     def _run(self, spec, name: str, folder: Path, work: Callable[[Path], dict]) -> Record:
         for leftover in folder.iterdir():  # of a killed run
-            if leftover.is_file():
+            if leftover.is_file() and leftover.name != UNFINISHED:
                 leftover.unlink()
         began = time.perf_counter()
         metrics = json.loads(canonical(work(folder)))  # what is handed out is what a reader of the file gets
@@ -194,6 +240,13 @@ class Store:
         spec_dict = json.loads(canonical({"kind": spec.kind} | asdict(spec)))
         record = Record(name, spec_dict, metrics, files, seconds, host(), versions(), folder)
         write_atomically(folder / "record.json", record.to_json())
+        (folder / UNFINISHED).unlink(missing_ok=True)
+        return record
+
+    def _read(self, path: Path, name: str, folder: Path | None = None) -> Record:
+        record = Record.from_json(path.read_text(encoding="utf-8"), folder)
+        if record.run_id != name:
+            raise DamagedRecord(f"it is the record of {record.run_id}")
         return record
 
     def _read_committed(self, name: str) -> Record | None:
@@ -201,7 +254,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            return Record.from_json(path.read_text(encoding="utf-8"))
+            return self._read(path, name)
         except (DamagedRecord, UnicodeDecodeError) as error:
             raise DamagedRecord(
                 f"committed record {name} is damaged ({error}): restore it, e.g. git checkout"
@@ -213,9 +266,9 @@ class Store:
         if not path.exists():
             return None
         try:
-            record = Record.from_json(path.read_text(encoding="utf-8"), folder)
+            record = self._read(path, name, folder)
             for file, digest in record.files.items():
-                if not (folder / file).exists() or sha256(folder / file) != digest:
+                if not (folder / file).is_file() or sha256(folder / file) != digest:
                     raise DamagedRecord(f"{file} is missing or has changed")
             return record
         except (DamagedRecord, UnicodeDecodeError) as error:

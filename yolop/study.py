@@ -15,7 +15,7 @@ from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 
-from yolop import datasets, public
+from yolop import datasets, doctor, public
 from yolop.specs import (
     METHODS,
     MODELS,
@@ -31,6 +31,7 @@ from yolop.specs import (
     FolderSpec,
     LatencySpec,
     ModelSpec,
+    NarrowingTimesSpec,
     OfficialSpec,
     PicturesSpec,
     PruneSpec,
@@ -132,6 +133,8 @@ def open_study(study: str = "digits", records: str = "committed", **fields) -> E
         SpecError: an unknown name, field or value, before anything is computed.
     """
     require(records in ("committed", "fresh"), "records", records, '"committed" or "fresh"')
+    if records == "fresh":
+        doctor.require_no_conflicts()
     return Evidence(named_study(study, **fields), records == "fresh")
 
 
@@ -514,6 +517,29 @@ class Evidence:
         """The sparsities above 0 that n is trained with."""
         return tuple(share for share in self.study.sparsities if share)
 
+    def narrowing_times(self) -> list[dict]:
+        """What removing channels gains in PyTorch, for more and more of them: rows as of `narrowing.times`."""
+        rounds = min(max(self.study.timing_rounds // 16, 5), 30)
+        spec = NarrowingTimesSpec(self.shape("n"), len(self.data().metrics["names"]), self.study.imgsz, rounds=rounds)
+
+        def work(_: Path) -> dict:
+            from yolop import narrowing
+
+            return {"rows": narrowing.times(spec)}
+
+        return self.store.get_or_run(spec, work).metrics["rows"]
+
+    @property
+    def shares_for_times(self) -> dict[float, float]:
+        """Each given time, as a share of n's -> the share of n's channels without which it comes nearest to that time."""
+        rows = [row for row in self.narrowing_times() if row["removed"]] if self.study.narrowed_to else []
+        return {t: min(rows, key=lambda row: abs(row["ratio"] - t))["removed"] for t in self.study.narrowed_to}
+
+    @property
+    def removed(self) -> tuple[float, ...]:
+        """The shares of n's channels that are removed and the rest trained, each once."""
+        return tuple(sorted(set(self.shares_for_times.values())))
+
     def control_sparsity(self) -> float:
         """The sparsity at which other ways to choose the zeros are trained, and other runtimes are given zeros."""
         return min(self.trained_zeros, key=lambda share: abs(share - 0.9))
@@ -539,7 +565,7 @@ class Evidence:
         small = self.trained("p-best", seed)
         for runtime in ("pytorch", "openvino-bf16"):
             add("p", "p (best.pt)", small, runtime, shape=self.shape("p"))
-        for removed in self.study.removed:
+        for removed in self.removed:
             for runtime in ("pytorch", "openvino-bf16"):
                 label = f"n, {removed:.0%} of channels removed"
                 add("channels", label, self.shrunk(removed=removed, seed=seed), runtime)
@@ -581,8 +607,9 @@ class Evidence:
         return self._timed_roads("all", tuple(d for _, d in self.roads().values()))
 
     def _timed_roads(self, label: str, deployments: tuple[Deployment, ...]) -> list[dict]:
-        nc, rounds = len(self.data().metrics["names"]), min(max(self.study.timing_rounds // 16, 5), 30)
-        spec = RoadTimesSpec(label, deployments, nc, rounds=rounds, apart=self.thorough)
+        nc, rounds = len(self.data().metrics["names"]), min(max(self.study.timing_rounds // 50, 5), 10)
+        starts = RoadTimesSpec.starts if self.thorough else 1
+        spec = RoadTimesSpec(label, deployments, nc, rounds=rounds, starts=starts, apart=self.thorough)
         return self.store.get_or_run(spec, lambda _: {"rows": self._road_times(spec)}).metrics["rows"]
 
     def exported(self, deployment: Deployment) -> Record:
@@ -638,23 +665,25 @@ class Evidence:
     def _road_times(self, spec: RoadTimesSpec) -> list[dict]:
         from yolop import latency, runtimes
 
-        baseline, rows = spec.deployments[0], []
-        with ExitStack() as stack:
-            if spec.apart:
-                first = stack.enter_context(runtimes.Worker("baseline", *self._job(baseline, spec)))
-            for other in progress(spec.deployments, "timing in turns"):
-                job = self._job(other, spec)
+        baseline, parts = spec.deployments[0], {d.label: [] for d in spec.deployments}
+        for start in range(spec.starts):
+            with ExitStack() as stack:
                 if spec.apart:
-                    with runtimes.Worker(other.label, *job) as second:
-                        times_ms = runtimes.paired({"baseline": first, other.label: second}, spec.rounds, spec.calls)
-                else:
-                    with latency.threads(spec.threads):
-                        jobs = {"baseline": self._job(baseline, spec), other.label: job}
-                        calls = {label: make(*arguments) for label, (make, *arguments) in jobs.items()}
-                        times_ms = latency.rounds_of(calls, spec.rounds, spec.calls)
-                row = latency.pooled([times_ms], "baseline")[1]
-                rows.append(row | {"label": other.label + (" (again)" if other is baseline else "")})
-        return rows
+                    first = stack.enter_context(runtimes.Worker("baseline", *self._job(baseline, spec)))
+                for other in progress(spec.deployments, f"timing in turns, start {start + 1} of {spec.starts}"):
+                    if spec.apart:
+                        with runtimes.Worker(other.label, *self._job(other, spec)) as second:
+                            pair = {"baseline": first, "other": second}
+                            times_ms = runtimes.paired(pair, spec.rounds, spec.calls, start)
+                    else:
+                        with latency.threads(spec.threads):
+                            jobs = {"baseline": self._job(baseline, spec), "other": self._job(other, spec)}
+                            calls = {label: make(*arguments) for label, (make, *arguments) in jobs.items()}
+                            times_ms = latency.rounds_of(calls, spec.rounds, spec.calls)
+                    parts[other.label].append(times_ms)
+        rows = {label: latency.pooled(found, "baseline")[1] for label, found in parts.items()}
+        again = {baseline.label: f"{baseline.label} (again)"}
+        return [row | {"label": again.get(label, label)} for label, row in rows.items()]
 
     def _job(self, deployment: Deployment, spec: RoadTimesSpec) -> tuple:
         weights = self._weights(deployment) if deployment.weights else None

@@ -343,7 +343,7 @@ def trained_zeros_table(e: Evidence) -> pd.DataFrame:
     ways to choose the zeros are tried with the first seed only."""
     variants = [(share, "global", 0.0) for share in e.study.sparsities]
     variants += [(e.control_sparsity(), allocation, 0.0) for allocation in ("layer", "random")]
-    variants += [(0.0, "global", removed) for removed in e.study.removed]
+    variants += [(0.0, "global", removed) for removed in e.removed]
     rows = []
     for sparsity, allocation, removed in variants:
         seeds = e.study.seeds if allocation == "global" else e.study.seeds[:1]
@@ -368,6 +368,21 @@ def _shrunk_scores(
     e: Evidence, seeds: tuple[int, ...], sparsity: float, allocation: str = "global", removed: float = 0.0
 ) -> dict:
     return _over_seeds([e.shrunk(sparsity, allocation, removed, seed).metrics["test"] for seed in seeds])
+
+
+def narrowing_table(e: Evidence) -> pd.DataFrame:
+    """Channels really removed from n, untrained: parameters and time in PyTorch, over those of the whole n. `for_time`: the
+    given times (`narrowed_to`) that a share comes nearest to; those are trained. The second row is the A/A control."""
+    table = pd.DataFrame(e.narrowing_times())
+    table["network"] = [f"n, {share:.0%} of channels removed" if share else "n" for share in table["removed"]]
+    again = table["label"].str.contains("again")
+    table.loc[again, "network"] = "n (again)"
+    table = table.sort_values("removed", kind="stable")
+    given = {
+        share: [time for time, nearest in e.shares_for_times.items() if nearest == share] for share in table["removed"]
+    }
+    table["for_time"] = [", ".join(f"{time:g}" for time in given[share]) for share in table["removed"]]
+    return table[["network", "parameters", "latency_ms", "ratio", "ratio_low", "ratio_high", "for_time"]]
 
 
 def atlas_table(e: Evidence) -> pd.DataFrame:
@@ -491,6 +506,7 @@ TABLES = {  # one that is empty for a study is no part of it
     "sparse-tensors": sparse_tensors_table,
     "sparse-break-even": sparse_break_even_table,
     "trained-zeros": _of_zeros(trained_zeros_table),
+    "narrowing": lambda e: narrowing_table(e) if e.study.narrowed_to else pd.DataFrame(),
     "atlas": _of_zeros(atlas_table),
     "break-even": _of_zeros(break_even_table),
     "uniform-zeros": _of_zeros(uniform_table),

@@ -2,8 +2,9 @@
 
 What differs, and why: our model and loss; data checked before (never a `labels.cache` pickle, never a download); every
 argument explicit; all threads used (its CPU selection leaves one core idle); bfloat16 autocast and channels-last, where
-the processor gains from them; images stay in memory; validation on memory-held images every few epochs; the best EMA
-weights are kept in float32 without pickle; a loss that is not finite stops the run instead of being papered over.
+the processor gains from them; images stay in memory as far as there is room, those of the validation every few epochs too;
+the best EMA weights are kept in float32 without pickle; a loss that is not finite stops the run instead of being papered
+over.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import SETTINGS
 
-from yolop import checkpoints, models, narrowing
-from yolop.datasets import Dataset
+from yolop import checkpoints, models, narrowing, resuming
+from yolop.datasets import Dataset, Kept
 from yolop.evaluation import Validation, evaluate
 from yolop.head import fit_anchors
 from yolop.specs import TrainSpec
-from yolop.store import sha256
+from yolop.store import UNFINISHED, sha256
 
 RESAMPLES = 200  # of the test images, for intervals of mAP50 and of its differences
 torch.utils.deterministic.fill_uninitialized_memory = False  # deterministic without it, and a tenth faster
@@ -42,11 +43,12 @@ class TrainingError(RuntimeError):
 
 
 class CheckedImages(YOLODataset):
-    """A split of a checked data set for ultralytics' augmentation: labels are given, images are read once and kept."""
+    """A split of a checked data set for ultralytics' augmentation: labels are given, images kept in memory (`Kept`)."""
 
     def __init__(self, dataset: Dataset, split: str, **kwargs):
         self.split = dataset.splits[split]
         super().__init__(img_path="", data={"names": dict(enumerate(dataset.names)), "channels": 3}, **kwargs)
+        self.kept = Kept(self.read, len(self))
 
     def get_img_files(self, img_path) -> list[str]:
         """Paths of the split's images, in the order of its labels."""
@@ -69,21 +71,24 @@ class CheckedImages(YOLODataset):
         ]
 
     def build_transforms(self, hyp):
-        """ultralytics' augmentations; "ram" lets mosaic draw from all images, as all are in memory once read."""
+        """ultralytics' augmentations; "ram" lets mosaic draw from all images, in memory or not."""
         self.cache = "ram"
         return super().build_transforms(hyp)
 
     def load_image(self, i: int, rect_mode: bool = True, resize_short: bool = False):
-        """BGR image with its longer side at imgsz, its size before and after; read on first use, then from memory."""
-        if self.ims[i] is None:
-            image = cv2.imdecode(np.fromfile(self.im_files[i], np.uint8), cv2.IMREAD_COLOR)
-            height, width = image.shape[:2]
-            ratio = self.imgsz / max(height, width)
-            if ratio != 1:
-                size = (max(round(width * ratio), 1), max(round(height * ratio), 1))
-                image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
-            self.ims[i], self.im_hw0[i], self.im_hw[i] = image, (height, width), image.shape[:2]
-        return self.ims[i], self.im_hw0[i], self.im_hw[i]
+        """BGR image with its longer side at imgsz, its size before and after."""
+        image = self.kept[i]
+        return image, self.im_hw0[i], image.shape[:2]
+
+    def read(self, i: int) -> np.ndarray:
+        """The image as of `load_image`, from its file."""
+        image = cv2.imdecode(np.fromfile(self.im_files[i], np.uint8), cv2.IMREAD_COLOR)
+        self.im_hw0[i] = height, width = image.shape[:2]
+        ratio = self.imgsz / max(height, width)
+        if ratio != 1:
+            size = (max(round(width * ratio), 1), max(round(height * ratio), 1))
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
+        return image
 
 
 class Trainer(DetectionTrainer):
@@ -106,6 +111,8 @@ class Trainer(DetectionTrainer):
         self.model.gains, self.model.bfloat16 = gains(spec), spec.precision == "bfloat16"
         self.validation = Validation(dataset, "val", spec.imgsz)
         self.curve, self.best_state, self.began = [], None, time.perf_counter()
+        self.unfinished, self.kept, self.resumed = folder / UNFINISHED, self.began, []
+        self.batches, self.last_step, self.waiting = 0, -1, {}  # so far; of the last step; gradients of before
 
     def get_dataset(self) -> dict:
         """What ultralytics would read from a data.yaml."""
@@ -125,6 +132,7 @@ class Trainer(DetectionTrainer):
 
     def preprocess_batch(self, batch: dict) -> dict:
         """Images to 0..1, channels last."""
+        self.batches += 1
         batch = super().preprocess_batch(batch)
         batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
         return batch
@@ -138,7 +146,12 @@ class Trainer(DetectionTrainer):
         return optimizer
 
     def _build_train_pipeline(self) -> None:
-        """The base class's: DetectionTrainer's sets a limit of detections on heads that have one, ours has none."""
+        """The base class's: DetectionTrainer's sets a limit of detections on heads that have one, ours has none.
+
+        ultralytics builds it once more where memory ran out, with half the batch, and goes on: another training.
+        """
+        if getattr(self, "_oom_retries", 0):
+            raise torch.OutOfMemoryError("a smaller batch would be another training")
         BaseTrainer._build_train_pipeline(self)
 
     def get_validator(self) -> SimpleNamespace:
@@ -150,12 +163,13 @@ class Trainer(DetectionTrainer):
         epoch, epochs = self.epoch + 1, self.epochs
         row = {"epoch": epoch, "steps": epoch * len(self.train_loader), "lr": self.optimizer.param_groups[0]["lr"]}
         row |= {name: float(value) for name, value in self.tloss.items()}
-        if not all(np.isfinite(list(row.values()))):
-            raise TrainingError(
-                f"{self.spec.label}: the loss is not finite in epoch {epoch}: lower lr0 = {self.spec.lr0}"
-            )
+        way_out = f"not finite in epoch {epoch}: lower lr0 = {self.spec.lr0}"
+        if not all(np.isfinite([*row.values(), self.loss.item()])):  # its parts so far, and all of the last one
+            raise TrainingError(f"{self.spec.label}: the loss is {way_out}")
         fitness = None
         if epoch % self.spec.val_every == 0 or epoch == epochs:
+            if not all(tensor.isfinite().all() for tensor in self.ema.ema.state_dict().values()):
+                raise TrainingError(f"{self.spec.label}: the weights are {way_out}")
             metrics = evaluate(models.fused(self.ema.ema), self.validation)
             row |= {name: metrics[name] for name in ("mAP50", "mAP50_95")}
             fitness = 0.1 * metrics["mAP50"] + 0.9 * metrics["mAP50_95"]  # YOLOv5's measure of the best epoch
@@ -177,7 +191,47 @@ class Trainer(DetectionTrainer):
         )
 
     def save_metrics(self, metrics: dict) -> None:
-        """The curve is kept in memory and goes into the record."""
+        """The curve is kept in memory and goes into the record. Now and then, all that is needed to go on from here."""
+        batches = len(self.train_loader)
+        warm = self.batches > self._get_warmup_iterations(batches)
+        if warm and self.epoch + 1 < self.epochs and time.perf_counter() - self.kept >= resuming.EVERY_S:
+            resuming.keep(self, self.unfinished)
+            self.kept = time.perf_counter()
+
+    def resume_training(self, ckpt) -> None:
+        """Go on from what an interrupted run of the same spec has kept, if it has. ultralytics calls it when all is built."""
+        resuming.go_on(self, self.unfinished)
+
+    def numbers(self) -> dict:
+        """What a run that goes on needs to know, beside tensors and what ultralytics itself counts."""
+        best = {name: getattr(self, name, None) for name in ("best_fitness", "best_epoch")}
+        return best | {"curve": self.curve, "seconds": time.perf_counter() - self.began, "resumed": self.resumed}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What it needs beside weights and the state of the optimizer."""
+        return {}
+
+    def go_on_with(self, numbers: dict, tensors: dict[str, torch.Tensor]) -> None:
+        """Take up what `numbers` and `tensors` gave when the run was interrupted."""
+        self.best_fitness, self.best_epoch, self.curve = (numbers[k] for k in ("best_fitness", "best_epoch", "curve"))
+        self.began = time.perf_counter() - numbers["seconds"]
+        self.resumed = [*numbers["resumed"], {"after_epoch": self.start_epoch, "seconds_before": numbers["seconds"]}]
+        self.batches = self.start_epoch * len(self.train_loader)
+        self.every = self.accumulate
+        self.accumulate += self.last_step + 1  # until the step that is due: ultralytics takes the last one for step -1
+
+    def _model_train(self) -> None:
+        """Begin an epoch. ultralytics has dropped all gradients before the first: those that wait for a step come back."""
+        super()._model_train()
+        for name, p in self.model.named_parameters() if self.waiting else ():
+            p.grad = torch.empty_like(p).copy_(self.waiting[name]) if name in self.waiting else None
+        self.waiting = {}
+
+    def optimizer_step(self) -> None:
+        """One step, remembering when: ultralytics counts from the last one, and a run that goes on must too."""
+        super().optimizer_step()
+        self.last_step = self.batches - 1
+        self.accumulate = getattr(self, "every", self.accumulate)
 
     def save_model(self) -> bool:
         """No pickles: the best state is kept in memory and written as safetensors."""
@@ -244,10 +298,10 @@ def train(
 
     Returns:
         metrics: curve (one row per epoch), best_epoch, steps, parameters, anchors, threads, weights_sha256, and
-        `val` and `test` as of `evaluation.evaluate`.
+        `val` and `test` as of `evaluation.evaluate`; `resumed`, where an interrupted run of the same spec went on here.
 
     Raises:
-        TrainingError: the loss is not finite, or ultralytics reduced the batch for lack of memory.
+        TrainingError: the loss or the weights are not finite, or ultralytics would halve the batch for lack of memory.
     """
     model = initial_model(spec, dataset, parent)
     anchors = model.model[-1].anchors.tolist() if spec.model.head == "anchor" else None
@@ -256,13 +310,13 @@ def train(
     trainer = trainer_class(spec, model, dataset, folder, device, threads, parent=parent)
     try:
         trainer.train()
-        if trainer.batch_size != spec.batch:
-            raise TrainingError(f"out of memory with batch = {spec.batch}: lower it, or imgsz = {spec.imgsz}")
         best = copy.deepcopy(trainer.ema.ema).eval().cpu().float()
         best.load_state_dict(trainer.best_state)
         checkpoints.save_weights(best, folder / "weights.safetensors")
         best = models.fused(best)
         scores = {s: evaluate(best, Validation(dataset, s, spec.imgsz), RESAMPLES) for s in ("val", "test")}
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(f"out of memory with batch = {spec.batch}: lower it, or imgsz = {spec.imgsz}") from error
     finally:
         torch.set_num_threads(before)
     return {
@@ -273,5 +327,6 @@ def train(
         "anchors": anchors,
         "threads": threads,
         "weights_sha256": sha256(folder / "weights.safetensors"),
+        **({"resumed": trainer.resumed} if trainer.resumed else {}),
         **scores,
     }
