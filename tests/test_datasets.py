@@ -566,7 +566,7 @@ def test_paths_are_relative_to_path_and_the_way_exports_write_them(root, tmp_pat
     configure(root, train="../images/train", val="../images/val")
     assert read(root / "data.yaml").digest == usual.digest
     (root / "inner").mkdir()
-    configure(root / "inner", train="../images/train", val="../images/val", test="../images/test")
+    configure(root / "inner", path="..")
     assert [p.name for p in read(root / "inner/data.yaml").splits["train"].images] == ["0.png", "1.png", "2.png"]
 
 

@@ -11,7 +11,7 @@ import torch
 from yolop import datasets, models, resuming, training
 from yolop.sparse_training import SparseTrainer
 from yolop.specs import MODELS, DigitsSpec, SparseTrainSpec, TrainSpec
-from yolop.store import UNFINISHED
+from yolop.store import UNFINISHED, StoreError
 
 EPOCHS = 6
 
@@ -93,3 +93,14 @@ def test_what_is_damaged_or_of_another_run_is_not_gone_on_with(data, tmp_path, m
     metrics = a_run(data, tmp_path, seed=1 if trouble == "another spec" else 0)
     assert "starting over" in capsys.readouterr().out
     assert "resumed" not in metrics and len(metrics["curve"]) == EPOCHS
+
+
+def test_a_full_disk_ends_no_training(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(resuming, "EVERY_S", 0.0)
+
+    def full(path, blob):
+        raise StoreError(f"could not write {path}: No space left on device")
+
+    monkeypatch.setattr(resuming.store, "write_atomically", full)
+    assert len(a_run(data, tmp_path)["curve"]) == EPOCHS
+    assert "No space left" in capsys.readouterr().out

@@ -152,7 +152,18 @@ def test_means_and_intervals_over_seeds():
 
 def test_channels_go_down_to_the_time_that_comes_nearest(evidence):
     rows = evidence.narrowing_times()
-    assert [row["removed"] for row in rows] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0]  # the last is the A/A control
+    assert [row["removed"] for row in rows] == [
+        0,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+        0.8,
+        0,
+    ]  # the last is the A/A control
     counts = [row["parameters"] for row in rows[:-1]]
     assert counts == sorted(counts, reverse=True) and counts[-1] < counts[0] / 10
     (time, share), *rest = evidence.shares_for_times.items()
@@ -221,7 +232,7 @@ def test_drift_tells_noise_from_change(root, monkeypatch, tmp_path):
     states = table.set_index("run")["state"]
     assert states[states.index.str.startswith("train-s-")].tolist() == ["within noise"]
     timed = states[states.index.str.startswith(drift.TIMED)]
-    assert len(timed) == 8 and (timed == "equal").all()
+    assert len(timed) == 9 and (timed == "equal").all()
     assert (states == "equal").sum() > 10 and "1 out" in drift.summary(table)
 
 

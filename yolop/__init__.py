@@ -38,6 +38,7 @@ One idea runs through the package: spec -> record -> table -> figure -> sentence
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 
 __version__ = "0.1.0"
@@ -58,7 +59,9 @@ os.environ.update(
     ULTRALYTICS_SAFE_LOAD="true",
     YOLO_VERBOSE="false",
     YOLO_CONFIG_DIR=_private,
+    ORT_DISABLE_TELEMETRY="1",  # ONNX Runtime reports to its maker unless told not to, with an identifier of the machine
 )
+sys.modules["openvino_telemetry"] = None  # so does OpenVINO, of every conversion; without this package it cannot
 _home = os.path.expanduser("~")
 if not (os.path.isabs(_home) and os.access(_home, os.W_OK | os.X_OK)):
     os.environ["HOME"] = _private  # without a home Jupyter does not start and Numba keeps no compiled code

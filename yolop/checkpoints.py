@@ -218,7 +218,9 @@ class _Reader(pickle._Unpickler):
             self.storages[key] = torch.from_numpy(array.copy())
         storage = self.storages[key]
         if len(storage) < count:
-            raise CheckpointError(f"tensor storage {printable(key, NAME)} is cut short: {len(storage)} of {count} values")
+            raise CheckpointError(
+                f"tensor storage {printable(key, NAME)} is cut short: {len(storage)} of {count} values"
+            )
         return storage
 
 

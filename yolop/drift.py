@@ -17,6 +17,7 @@ TIMED = (
     "sparse-tensors",
     "atlas",
     "road-times",
+    "narrowing-times",
 )  # kinds whose numbers are times of a machine: only ratios are compared
 SCORES = ("mAP50", "mAP50_95", "precision", "recall", "AP50", "AP50_95")
 # Follow from weights, which differ between machines: no verdict on them.

@@ -78,6 +78,7 @@ def zeros(e: Evidence, say: Callable, figure: Callable, table: Callable) -> list
         figure("uniform-zeros", "Whole networks with evenly spread zeros in an engine that skips them."),
         figure("trained-zeros", "What n keeps of its accuracy when the zeros come while it trains."),
         table("trained-zeros"),
+        table("narrowing"),
         "<h2>Every road to a faster n</h2>",
         figure("roads", "Accuracy against measured time; the line joins what nothing else beats."),
         say("{advice}"),

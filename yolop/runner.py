@@ -234,7 +234,8 @@ def _clean(path: Path, dataset: str | None) -> str:
     import nbformat
 
     book = nbformat.read(path, as_version=4)
-    book.metadata = {key: book.metadata[key] for key in ("kernelspec", "language_info") if key in book.metadata}
+    book.metadata = {key: book.metadata[key] for key in ("language_info",) if key in book.metadata}
+    book.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     for cell in book.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)

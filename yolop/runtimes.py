@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 import warnings
 import zlib
@@ -25,9 +24,6 @@ from yolop.head import STRIDES, decode_arrays
 from yolop.models import Wired
 from yolop.specs import RUNTIMES, require
 from yolop.store import write_atomically
-
-# OpenVINO reports every conversion to its maker unless told not to. Without the package that does so it cannot.
-sys.modules["openvino_telemetry"] = None
 
 PAUSE_S = 0.005  # after which the waiting threads of the other process have gone to sleep
 FILES = {  # what a runtime reads

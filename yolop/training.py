@@ -29,7 +29,7 @@ from yolop.datasets import Dataset, Kept
 from yolop.evaluation import Validation, evaluate
 from yolop.head import fit_anchors
 from yolop.specs import TrainSpec
-from yolop.store import UNFINISHED, sha256
+from yolop.store import UNFINISHED, StoreError, sha256
 
 RESAMPLES = 200  # of the test images, for intervals of mAP50 and of its differences
 torch.utils.deterministic.fill_uninitialized_memory = False  # deterministic without it, and a tenth faster
@@ -195,7 +195,10 @@ class Trainer(DetectionTrainer):
         batches = len(self.train_loader)
         warm = self.batches > self._get_warmup_iterations(batches)
         if warm and self.epoch + 1 < self.epochs and time.perf_counter() - self.kept >= resuming.EVERY_S:
-            resuming.keep(self, self.unfinished)
+            try:
+                resuming.keep(self, self.unfinished)
+            except StoreError as error:  # a full disk, say: the training itself needs none
+                print(f"{self.spec.label}: {error}", flush=True)
             self.kept = time.perf_counter()
 
     def resume_training(self, ckpt) -> None:
