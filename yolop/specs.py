@@ -540,7 +540,7 @@ class Study:
             "shares from 0 to below 1 (90 % is 0.9)",
         )
         wrong = bool(self.sparsities or self.narrowed_to) and not any(self.sparsities)
-        require(not wrong, "sparsities", self.sparsities, "at least one above 0, or none and nothing narrowed")
+        require(not wrong, "sparsities", self.sparsities, "at least one above 0, or none and no narrowed_to")
         require(
             all(0 < share < 1 for share in self.narrowed_to),
             "narrowed_to",
