@@ -54,5 +54,7 @@ def times(spec: NarrowingTimesSpec) -> list[dict]:
         calls = {f"{share:g}": latency.forward(models.fused(model), spec.imgsz) for share, model in found.items()}
         rows = latency.measure(calls, "0", spec.rounds, spec.calls, aa=True)
     counts = {f"{share:g}": sum(p.numel() for p in model.parameters()) for share, model in found.items()}
-    again = counts["0"]
-    return [{"removed": float(r["label"].split()[0]), "parameters": counts.get(r["label"], again)} | r for r in rows]
+    shares = [row["label"].removesuffix(" (again)") for row in rows]
+    return [
+        {"removed": float(share), "parameters": counts[share]} | row for share, row in zip(shares, rows, strict=True)
+    ]

@@ -501,9 +501,7 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     ratios: tuple[float, ...] = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     sparsities: tuple[float, ...] = ()  # of n with trained zeros; 0 is the control without; none: no such part
-    narrowed_to: tuple[
-        float, ...
-    ] = ()  # shares of n's time, down to which its channels are really removed, beside them
+    narrowed_to: tuple[float, ...] = ()  # shares of n's time, down to which its channels are really removed
     timing_rounds: int = 500  # calls per timed variant, taken in turns
     device: str = "cpu"  # not part of any identity
 

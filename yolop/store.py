@@ -24,9 +24,7 @@ from filelock import FileLock
 
 from yolop.specs import SCHEMA, STUDIES, canonical, content_hash, run_id
 
-UNFINISHED = (
-    ".unfinished"  # what long work keeps in its folder to go on from; survives a kill, is no part of the record
-)
+UNFINISHED = ".unfinished"  # what long work keeps in its folder to go on from: no part of the record
 ROOT = Path(os.environ.get("YOLOP_ROOT") or Path(__file__).resolve().parents[1])
 VERSIONED = (
     *("torch", "torchvision", "ultralytics-opencv-headless", "numpy", "pillow", "scikit-learn", "scikit-image"),

@@ -378,10 +378,10 @@ def narrowing_table(e: Evidence) -> pd.DataFrame:
     again = table["label"].str.contains("again")
     table.loc[again, "network"] = "n (again)"
     table = table.sort_values("removed", kind="stable")
-    given = {
-        share: [time for time, nearest in e.shares_for_times.items() if nearest == share] for share in table["removed"]
-    }
-    table["for_time"] = [", ".join(f"{time:g}" for time in given[share]) for share in table["removed"]]
+    given = e.shares_for_times.items()
+    table["for_time"] = [
+        ", ".join(f"{time:g}" for time, nearest in given if nearest == share) for share in table["removed"]
+    ]
     return table[["network", "parameters", "latency_ms", "ratio", "ratio_low", "ratio_high", "for_time"]]
 
 
