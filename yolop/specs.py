@@ -585,7 +585,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 STUDIES = {
-    "digits": Study("digits"),
+    "digits": Study("digits", sparsities=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95), narrowed_to=(0.75, 0.5)),
     "smoke": Study(
         "smoke",
         imgsz=96,
