@@ -57,6 +57,14 @@ def test_record_says_where_it_ran_without_naming_the_machine(tmp_path):
     assert str(tmp_path) not in record.to_json()
 
 
+def test_a_record_as_large_as_a_disk_is_not_even_read(tmp_path):
+    work = Work()
+    path = Store("s", True, tmp_path).get_or_run(SPEC, work).path("record.json")
+    os.truncate(path, 2**40)  # takes no room
+    with pytest.warns(UserWarning, match="more than 100,000,000 bytes"):
+        Store("s", True, tmp_path).get_or_run(SPEC, lambda folder: {"params": 7})
+
+
 def test_unfinished_work_counts_as_absent(tmp_path):
     folder = tmp_path / "data" / "runs" / "s" / run_id(SPEC)
 

@@ -51,7 +51,11 @@ def content_hash(kind: str, spec: dict) -> str:
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
     """Raise SpecError naming field, value and allowed range unless the condition holds."""
     if not condition:
-        raise SpecError(f"{printable(name)} = {printable(repr(value), 1000)} is not possible: use {allowed}")
+        try:
+            shown = repr(value)
+        except ValueError:  # Python writes no number of more than 4,300 digits
+            shown = "a number of thousands of digits"
+        raise SpecError(f"{printable(name)} = {printable(shown, 1000)} is not possible: use {allowed}")
 
 
 def printable(text: Any, most: int = 300) -> str:

@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from yolop.specs import SCHEMA, STUDIES, canonical, content_hash, run_id
 
+MOST_BYTES = 100_000_000  # of a record; one of 34,000 sweep points has a tenth of that
 UNFINISHED = ".unfinished"  # what long work keeps in its folder to go on from: no part of the record
 ROOT = Path(os.environ.get("YOLOP_ROOT") or Path(__file__).resolve().parents[1])
 VERSIONED = (
@@ -242,6 +243,8 @@ class Store:
         return record
 
     def _read(self, path: Path, name: str, folder: Path | None = None) -> Record:
+        if path.stat().st_size > MOST_BYTES:
+            raise DamagedRecord(f"it has more than {MOST_BYTES:,} bytes")
         record = Record.from_json(path.read_text(encoding="utf-8"), folder)
         if record.run_id != name:
             raise DamagedRecord(f"it is the record of {record.run_id}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from strangers import GOOD, notebook, picture
 
 ROWS: list[str] = []
 HEAD = "| Fault | Tries | Outcome | Lost |\n| --- | ---: | --- | ---: |\n"
@@ -32,6 +33,25 @@ def seen():
         ROWS.append(f"| {fault} | {tries:,} | {outcome} | {lost} |\n")
 
     return row
+
+
+@pytest.fixture
+def canary(tmp_path):
+    """A file that must not come into being: the code of strangers would make it."""
+    return tmp_path / "canary"
+
+
+@pytest.fixture
+def root(project, tmp_path):
+    """A small good data set, in a folder beside things that are none of its business; a project with one notebook."""
+    notebook(project)
+    root = tmp_path / "set"
+    for split in ("train", "val"):
+        picture(root / f"images/{split}/0.png", split)
+        picture(tmp_path / f"private/images/{split}/0.png", split)
+    (root / "data.yaml").write_text(GOOD)
+    (tmp_path / "private/list.txt").write_text("images/train/0.png\n")
+    return root
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -1,0 +1,51 @@
+"""Whole n and p with evenly spread zeros in the engine, each against its own dense self in PyTorch, over many starts.
+
+    python benchmarks/sparse_networks.py [starts] [imgsz]
+
+In every start both sides are processes of their own and take turns, block by block; PyTorch runs the fused float32 model in the
+faster of its two memory layouts, two threads on either side, random weights, stem and Detect included. The interval is a
+bootstrap over starts and rounds; "slowest" and "fastest" are single starts. "PyTorch again" is the A/A control. Nothing else
+should be running.
+"""
+
+import sys
+
+import numpy as np
+
+from yolop import latency, runtimes, study
+from yolop.specs import MODELS, Deployment, PruneSpec
+
+SPARSITIES = (0.0, 0.7, 0.8, 0.9, 0.95)
+ROUNDS, CALLS, THREADS, NC = 10, 5, 2, 3
+
+
+def job(model: str, imgsz: int, runtime: str, share: float = 0.0) -> tuple:
+    """What a worker needs to run it."""
+    zeros = PruneSpec("random-unstructured", share, share, share, detect=share) if share else None
+    deployment = Deployment(model, MODELS[model], "", zeros, runtime, imgsz)
+    return study.deployed, deployment, NC, None, None, THREADS
+
+
+def main(starts: int, imgsz: int) -> None:
+    """Print a line for every model and sparsity: speed-up, 95 % interval, slowest and fastest start, milliseconds."""
+    for model in ("n", "p"):
+        jobs = {"PyTorch again": job(model, imgsz, "pytorch")}
+        jobs |= {f"{share:.0%} zeros": job(model, imgsz, "sparse", share) for share in SPARSITIES}
+        parts = {label: [] for label in jobs}
+        for start in range(starts):
+            with runtimes.Worker("PyTorch", *job(model, imgsz, "pytorch")) as baseline:
+                for label, arguments in jobs.items():
+                    with runtimes.Worker(label, *arguments) as other:
+                        pair = {"PyTorch": baseline, label: other}
+                        parts[label].append(runtimes.paired(pair, ROUNDS, CALLS, start))
+        print(f"{model}, {imgsz} px, {starts} starts")
+        for label, found in parts.items():
+            row = latency.pooled(found, "PyTorch")[1]
+            each = [np.median(np.median(p["PyTorch"], axis=1) / np.median(p[label], axis=1)) for p in found]
+            interval = f"({1 / row['ratio_high']:.2f} to {1 / row['ratio_low']:.2f})"
+            extremes = f"slowest {min(each):.2f}, fastest {max(each):.2f}"
+            print(f"  {label:<14} {1 / row['ratio']:5.2f}x {interval}   {extremes}   {row['latency_ms']:.2f} ms", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10, int(sys.argv[2]) if len(sys.argv) > 2 else 320)
