@@ -444,6 +444,7 @@ ROADS = {
     "sparse": ("trained zeros, sparse engine", "#d95f02"),
     "zeros elsewhere": ("the same zeros in other runtimes", "#999999"),
     "runtime": ("another runtime", "#1f77b4"),
+    "trained on": ("dense n trained on as long, any runtime", "#17becf"),
     "resolution": ("smaller images", "#e7298a"),
 }
 

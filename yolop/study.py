@@ -575,6 +575,17 @@ class Evidence:
             add("runtime", "n", dense, "openvino-bf16", size)
         return found
 
+    def road_controls(self, seed: int | None = None) -> dict[str, tuple[str, Deployment]]:
+        """n trained on as long as those with zeros and taught the same way, but with none: as of `roads`, and as much a road.
+
+        The same network as n but for its weights, so that its times are n's in the same runtime, and not taken again.
+        """
+        n, run_id, imgsz = self.shape("n"), self.shrunk(seed=seed).run_id, self.study.imgsz
+        names = {f"n, trained on, {RUNTIME_NAMES[runtime]}": runtime for runtime in RUNTIMES}
+        return {
+            name: ("trained on", Deployment(name, n, run_id, None, runtime, imgsz)) for name, runtime in names.items()
+        }
+
     @property
     def uniform_sizes(self) -> tuple[int, ...]:
         """Image sizes at which whole networks with evenly spread zeros are timed."""
@@ -597,8 +608,12 @@ class Evidence:
         return self._timed_roads(f"uniform-{imgsz}px", tuple(deployments))
 
     def road_scores(self, seed: int | None = None) -> list[dict]:
-        """mAP on test of every road, in its own runtime, in square frames; with sizes on disk and distance to PyTorch."""
-        data, deployments = self.data().metrics, tuple(d for _, d in self.roads(seed).values())
+        """mAP on test of every road, then of their controls, each in its own runtime, in square frames; with sizes on disk
+        and distance to PyTorch."""
+        return self._scored(self.roads(seed)) + self._scored(self.road_controls(seed))
+
+    def _scored(self, roads: dict[str, tuple[str, Deployment]]) -> list[dict]:
+        data, deployments = self.data().metrics, tuple(deployment for _, deployment in roads.values())
         spec = RoadScoresSpec(deployments, len(data["names"]), data["digest"])
         return self.store.get_or_run(spec, lambda _: {"rows": self._road_scores(spec)}).metrics["rows"]
 
