@@ -16,7 +16,7 @@ test: $(READY)
 	$(call timed,notebooks,$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks)
 
 test-faults: $(READY)
-	$(call timed,faults,$(BIN)/python -m pytest -m faults tests/faults)
+	$(call timed,faults,$(BIN)/python -m pytest -m faults tests/faults $(if $(TABLE),--faults-table $(TABLE)))
 
 # Are holes known in the pinned versions? pip-audit asks PyPI, so this needs the network, and the answer changes from day to
 # day: no part of `make test`. It lies in a folder of its own. Strict: a package that could not be looked up is a failure.

@@ -12,6 +12,7 @@ import pytest
 from strangers import GOOD, notebook, picture
 
 ROWS: list[str] = []
+TITLE = "# Faults\n\nWhat the last whole run saw; `make test-faults TABLE=reports/faults.md` writes this page anew.\n\n"
 HEAD = "| Fault | Tries | Outcome | Lost |\n| --- | ---: | --- | ---: |\n"
 
 
@@ -59,4 +60,4 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("faults")
         terminalreporter.write(HEAD + "".join(ROWS))
     if ROWS and config.getoption("--faults-table", None):
-        Path(config.getoption("--faults-table")).write_text(HEAD + "".join(ROWS), encoding="utf-8")
+        Path(config.getoption("--faults-table")).write_text(TITLE + HEAD + "".join(ROWS), encoding="utf-8")
