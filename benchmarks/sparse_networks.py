@@ -44,7 +44,10 @@ def main(starts: int, imgsz: int) -> None:
             each = [np.median(np.median(p["PyTorch"], axis=1) / np.median(p[label], axis=1)) for p in found]
             interval = f"({1 / row['ratio_high']:.2f} to {1 / row['ratio_low']:.2f})"
             extremes = f"slowest {min(each):.2f}, fastest {max(each):.2f}"
-            print(f"  {label:<14} {1 / row['ratio']:5.2f}x {interval}   {extremes}   {row['latency_ms']:.2f} ms", flush=True)
+            print(
+                f"  {label:<14} {1 / row['ratio']:5.2f}x {interval}   {extremes}   {row['latency_ms']:.2f} ms",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -153,9 +153,11 @@ def _zeros_answer(e: Evidence) -> str:
     faster, trained = _engine(e), _trained(e)
     columns = ("sparsity_of_weights", "kept_pct", "kept_low_pct", "kept_high_pct")
     share, kept, low, high = (trained[name] for name in columns)
-    keeps = f"n keeps {kept:.0f} % ({low:.0f} to {high:.0f} %) of its mAP50-95"
+    keeps = (
+        f"n keeps {kept:.0f} % ({low:.0f} to {high:.0f} %) of the mAP50-95 that the same training gives without zeros"
+    )
     if kept != kept:
-        keeps = "there is nothing to keep: the mAP50-95 of dense n is 0"
+        keeps = "there is nothing to keep: the same training without zeros has a mAP50-95 of 0"
     return (
         f"An engine that skips zeros runs n {faster[0.8]:.1f} times as fast as PyTorch at 80 % zeros and {faster[0.9]:.1f} times "
         f"at 90 % (with none: {faster[0.0]:.2f} times). With {share:.0%} zeros trained in, {keeps}."
