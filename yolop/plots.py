@@ -461,7 +461,8 @@ def roads(frame: Frame) -> Figure:
     front = table[table["front"] == "yes"].sort_values("ratio")
     ax.plot(front["ratio"], front["mAP50_95"], color="#555555", lw=0.9, zorder=0)
     for i, row in enumerate(front.itertuples(), 1):
-        offset = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 8, "fontweight": "bold"}
+        place = (4, 4) if i % 2 else (4, -11)  # neighbours on the line may lie close together
+        offset = {"xytext": place, "textcoords": "offset points", "fontsize": 8, "fontweight": "bold"}
         ax.annotate(str(i), (row.ratio, row.mAP50_95), **offset)
     names = [f"{i}  {row.what}" for i, row in enumerate(front.itertuples(), 1)]
     ax.text(1.02, 0, "\n".join(names), transform=ax.transAxes, fontsize=7.5, va="bottom")
