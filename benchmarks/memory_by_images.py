@@ -1,6 +1,6 @@
 """Memory and seconds against the number of images: a data set is checked, then p trains one epoch on it and is scored.
 
-    python benchmarks/memory_by_images.py [--images 1000 5000 20000] [--kept-mb 4096 0] [--out memory.png]
+    python benchmarks/memory_by_images.py [--images 1000 5000 20000] [--kept-mb 4096 0] [--out memory.svg]
 
 The images are small (32 x 32 px, made here once, the same in every set), nine tenths for training and one for validation.
 Every run is a process of its own; its peak is the kernel's high-water mark of its resident memory (Linux only). `--kept-mb`
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure
 
 from yolop import datasets, training
 from yolop.specs import MODELS, TrainSpec
@@ -73,15 +72,21 @@ def measured(data_yaml: Path, folder: Path, images: int, kept_mb: int) -> str:
 
 def draw(lines: list[str], path: Path) -> None:
     """Peak memory against images, one line for each bound."""
+    from matplotlib.figure import Figure  # here, since the processes that are measured import this module
+
+    from yolop import plots, store
+
     rows = np.array([line.split(",") for line in lines], float)
-    figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
     ax = figure.subplots()
     for kept in dict.fromkeys(rows[:, 1]):
         part = rows[rows[:, 1] == kept]
-        ax.plot(part[:, 0], part[:, 5], "o-", label=f"up to {kept:,.0f} MB of a split's images kept")
-    ax.set(xlabel="images of 32 x 32 px", ylabel="peak memory of checks and one epoch (MB)", ylim=(0, None))
-    ax.legend()
-    figure.savefig(path)
+        label = f"up to {kept:,.0f} MB of a split's images kept" if kept else "no image kept"
+        ax.plot(part[:, 0], part[:, 5], "o-", label=label)
+    ax.set(xlabel="images of 32 x 32 px", ylabel="peak memory, checks and one epoch (MB)")
+    ax.set_ylim(0, 1.1 * rows[:, 5].max())
+    ax.legend(loc="lower right")
+    store.write_atomically(path, plots.to_svg(figure))
 
 
 def main(arguments: list[str]) -> None:
@@ -89,7 +94,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 5000, 20000], help="multiples of 1,000")
     parser.add_argument("--kept-mb", type=int, nargs="+", default=[datasets.KEPT_BYTES // 10**6, 0])
-    parser.add_argument("--out", type=Path, help="PNG file of the plot")
+    parser.add_argument("--out", type=Path, help="SVG file of the plot")
     asked = parser.parse_args(arguments)
     lines = []
     print(COLUMNS, flush=True)
