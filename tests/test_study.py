@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from yolop import claims, drift, paper, reporting, store, study, tables
+from yolop import claims, drift, paper, plots, reporting, store, study, tables
 from yolop.specs import MODELS, SpecError, named_study
 
 HERE = Path(__file__).resolve().parents[1]
@@ -276,3 +277,27 @@ def test_a_percentage_of_nothing_is_undecided(monkeypatch):
     monkeypatch.setattr(claims, "scores", lambda e, label: found[label])
     estimate, verdict, _ = claims.JUDGES["p-loss-in-percent"](None)
     assert verdict == "undecided" and "not defined" in estimate
+
+
+def test_what_is_trained_on_without_zeros_has_the_times_of_n_and_scores_of_its_own():
+    table = tables.roads_table(study.open_study("bccd")).set_index("what")
+    times = ["latency_ms", "ratio_low", "ratio_high"]
+    for runtime in study.RUNTIME_NAMES.values():
+        control, n = table.loc[f"n, trained on, {runtime}"], table.loc[f"n, {runtime}"]
+        assert control["road"] == "trained on" and control["seeds"] == 3
+        assert list(control[times]) == list(n[times])
+        assert control["mAP50_95"] != n["mAP50_95"]
+    assert table.index.is_unique and set(table["road"]) == set(plots.ROADS)
+
+
+def test_a_share_of_nothing_is_no_number():
+    """A control whose mAP is 0, as after a training that is too short."""
+    scores = {"mAP50": 0.0, "mAP50_95": 0.0, "mAP50_resampled": [0.0, 0.0], "mAP50_95_resampled": [0.0, 0.0]}
+    evidence = SimpleNamespace(
+        study=SimpleNamespace(sparsities=(0.0, 0.9), seeds=(0,)),
+        control_sparsity=lambda: 0.9,
+        removed=(0.5,),
+        shrunk=lambda *_: SimpleNamespace(metrics={"test": scores}),
+    )
+    table = tables.trained_zeros_table(evidence)
+    assert len(table) == 5 and table[["kept_pct", "kept_low_pct", "kept_high_pct"]].isna().all(axis=None)
