@@ -112,7 +112,7 @@ def summary(table: pd.DataFrame) -> str:
 
 def _read(path) -> Record | None:
     try:
-        return Record.from_json(path.read_text(encoding="utf-8"))
+        return Record.read(path)
     except (DamagedRecord, UnicodeDecodeError):
         return None
 

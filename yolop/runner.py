@@ -386,7 +386,7 @@ def _state(folder: Path) -> str:
     if not path.exists():
         return "damaged" if path.with_name("record.damaged").exists() else "started, not finished"
     try:
-        record = Record.from_json(path.read_text(encoding="utf-8"), folder)
+        record = Record.read(path, folder)
         return "done" if all(sha256(folder / file) == digest for file, digest in record.files.items()) else "damaged"
     except (DamagedRecord, UnicodeDecodeError, OSError):
         return "damaged"
@@ -474,7 +474,7 @@ def publish(name: str) -> None:
         path = runs / run_id / "record.json"
         if _state(runs / run_id) != "done" or json.loads(path.read_text(encoding="utf-8"))["checksum"] != checksum:
             raise StoreError(f"{run_id} is not as the last run used it: python -m yolop run {study.name}, then publish")
-        texts[committed / f"{run_id}.json"] = Record.from_json(path.read_text(encoding="utf-8")).to_json()
+        texts[committed / f"{run_id}.json"] = Record.read(path).to_json()
     for path, text in texts.items():
         write_atomically(path, text)
     for path in set(committed.glob("*.json")) - set(texts):

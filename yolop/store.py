@@ -67,6 +67,13 @@ class Record:
         return json.dumps(body, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
     @classmethod
+    def read(cls, path: Path, folder: Path | None = None) -> Record:
+        """The record in a file, as of `from_json`; DamagedRecord also for a file larger than any record."""
+        if path.stat().st_size > MOST_BYTES:
+            raise DamagedRecord(f"it has more than {MOST_BYTES:,} bytes")
+        return cls.from_json(path.read_text(encoding="utf-8"), folder)
+
+    @classmethod
     def from_json(cls, text: str, folder: Path | None = None) -> Record:
         """Read a record back; DamagedRecord if the text is not what `to_json` wrote, or its fields make no record.
 
@@ -243,9 +250,7 @@ class Store:
         return record
 
     def _read(self, path: Path, name: str, folder: Path | None = None) -> Record:
-        if path.stat().st_size > MOST_BYTES:
-            raise DamagedRecord(f"it has more than {MOST_BYTES:,} bytes")
-        record = Record.from_json(path.read_text(encoding="utf-8"), folder)
+        record = Record.read(path, folder)
         if record.run_id != name:
             raise DamagedRecord(f"it is the record of {record.run_id}")
         return record
