@@ -344,9 +344,9 @@ def trained_zeros_table(e: Evidence) -> pd.DataFrame:
     variants = [(share, "global", 0.0) for share in e.study.sparsities]
     variants += [(e.control_sparsity(), allocation, 0.0) for allocation in ("layer", "random")]
     variants += [(0.0, "global", removed) for removed in e.removed]
-    rows = []
+    rows, control = [], _shrunk_scores(e, 0.0)
     for sparsity, allocation, removed in variants:
-        found, control = _shrunk_scores(e, sparsity, allocation, removed), _shrunk_scores(e, 0.0)
+        found = _shrunk_scores(e, sparsity, allocation, removed)
         with np.errstate(invalid="ignore", divide="ignore"):
             low, high = interval(100 * found["mAP50_95_resampled"] / control["mAP50_95_resampled"])
             kept = 100 * np.float64(found["mAP50_95"]) / control["mAP50_95"]
