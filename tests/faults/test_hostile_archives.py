@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 from strangers import shown
 
-from yolop import (
-    downloads,
-)
+from yolop import downloads
 from yolop.downloads import DownloadError, Source, fetch, manifest_text
 
 CONTENT = b"the known content " * 100

@@ -10,10 +10,7 @@ from strangers import ESCAPES, FIELDS, ROOT, notebook, odd_places
 from torch import nn
 
 import yolop
-from yolop import (
-    runner,
-    sparse,
-)
+from yolop import runner, sparse
 from yolop.__main__ import main
 
 

@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 from strangers import ESCAPES, GOOD, Trap, encoded, laughs, png, pt, shown
 
-from yolop import (
-    datasets,
-    runner,
-)
+from yolop import datasets, runner
 from yolop.__main__ import main
 from yolop.datasets import DatasetError
 

@@ -12,15 +12,7 @@ from nbconvert.filters import markdown2html
 from nbformat import v4
 from strangers import ODD, encoded, notebook, odd_places
 
-from yolop import (
-    datasets,
-    page,
-    plots,
-    reporting,
-    runner,
-    runtimes,
-    tables,
-)
+from yolop import datasets, page, plots, reporting, runner, runtimes, tables
 from yolop.specs import Study
 
 

@@ -14,10 +14,7 @@ import torch
 from safetensors.torch import save
 from strangers import ESCAPES, Trap, packed, pt, shown
 
-from yolop import (
-    checkpoints,
-    models,
-)
+from yolop import checkpoints, models
 from yolop.checkpoints import CheckpointError
 from yolop.narrowing import remove_channels
 from yolop.specs import MODELS
