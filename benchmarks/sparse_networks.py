@@ -13,17 +13,17 @@ import sys
 import numpy as np
 
 from yolop import latency, runtimes, study
-from yolop.specs import MODELS, Deployment, PruneSpec
+from yolop.specs import MODELS, Deployment, PruneSpec, RoadTimesSpec
 
 SPARSITIES = (0.0, 0.7, 0.8, 0.9, 0.95)
-ROUNDS, CALLS, THREADS, NC = 10, 5, 2, 3
+TIMES = RoadTimesSpec("whole networks", (), nc=3)
 
 
 def job(model: str, imgsz: int, runtime: str, share: float = 0.0) -> tuple:
     """What a worker needs to run it."""
     zeros = PruneSpec("random-unstructured", share, share, share, detect=share) if share else None
     deployment = Deployment(model, MODELS[model], "", zeros, runtime, imgsz)
-    return study.deployed, deployment, NC, None, None, THREADS
+    return study.deployed, deployment, TIMES.nc, None, None, TIMES.threads
 
 
 def main(starts: int, imgsz: int) -> None:
@@ -33,15 +33,12 @@ def main(starts: int, imgsz: int) -> None:
         jobs |= {f"{share:.0%} zeros": job(model, imgsz, "sparse", share) for share in SPARSITIES}
         parts = {label: [] for label in jobs}
         for start in range(starts):
-            with runtimes.Worker("PyTorch", *job(model, imgsz, "pytorch")) as baseline:
-                for label, arguments in jobs.items():
-                    with runtimes.Worker(label, *arguments) as other:
-                        pair = {"PyTorch": baseline, label: other}
-                        parts[label].append(runtimes.paired(pair, ROUNDS, CALLS, start))
+            for label, times_ms in runtimes.in_turns(jobs["PyTorch again"], jobs.items(), TIMES, start):
+                parts[label].append(times_ms)
         print(f"{model}, {imgsz} px, {starts} starts")
         for label, found in parts.items():
-            row = latency.pooled(found, "PyTorch")[1]
-            each = [np.median(np.median(p["PyTorch"], axis=1) / np.median(p[label], axis=1)) for p in found]
+            row = latency.pooled(found, "baseline")[1]
+            each = [np.median(np.median(p["baseline"], axis=1) / np.median(p["other"], axis=1)) for p in found]
             interval = f"({1 / row['ratio_high']:.2f} to {1 / row['ratio_low']:.2f})"
             extremes = f"slowest {min(each):.2f}, fastest {max(each):.2f}"
             print(

@@ -11,7 +11,7 @@ import subprocess
 import time
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from torch import nn
 from yolop import latency
 from yolop.head import STRIDES, decode_arrays
 from yolop.models import Wired
-from yolop.specs import RUNTIMES, require
+from yolop.specs import RUNTIMES, RoadTimesSpec, require
 from yolop.store import write_atomically
 
 PAUSE_S = 0.005  # after which the waiting threads of the other process have gone to sleep
@@ -257,6 +257,27 @@ def paired(workers: dict[str, Worker], rounds: int, calls: int, seed: int = 0) -
     for round_, label in latency.turns(workers, rounds, seed):
         times_ms[label][round_] = workers[label].block(calls)
     return times_ms
+
+
+def in_turns(baseline: tuple, jobs: Iterable[tuple[str, tuple]], spec: RoadTimesSpec, seed: int = 0) -> Iterator:
+    """(label, times of "baseline" and "other" as of `paired`) of each job, whose process takes turns with the baseline's.
+
+    A job is what makes a call, and its arguments. Of the spec: rounds and calls.
+    """
+    with Worker("baseline", *baseline) as first:
+        for label, job in jobs:
+            with Worker(label, *job) as second:
+                yield label, paired({"baseline": first, "other": second}, spec.rounds, spec.calls, seed)
+
+
+def in_one_process(baseline: tuple, jobs: Iterable[tuple[str, tuple]], spec: RoadTimesSpec, seed: int = 0) -> Iterator:
+    """As `in_turns`, but all in this process, for a quick look only."""
+    for label, job in jobs:
+        with latency.threads(spec.threads):
+            made = {"baseline": baseline, "other": job}
+            calls = {name: make(*arguments) for name, (make, *arguments) in made.items()}
+            times_ms = latency.rounds_of(calls, spec.rounds, spec.calls)
+        yield label, times_ms
 
 
 def serve(connection, make: Callable[..., Callable[[], object]], *arguments) -> None:

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -680,24 +679,15 @@ class Evidence:
     def _road_times(self, spec: RoadTimesSpec) -> list[dict]:
         from yolop import latency, runtimes
 
-        baseline, parts = spec.deployments[0], {d.label: [] for d in spec.deployments}
+        jobs = {deployment.label: self._job(deployment, spec) for deployment in spec.deployments}
+        baseline, parts = spec.deployments[0].label, {label: [] for label in jobs}
+        in_turns = runtimes.in_turns if spec.apart else runtimes.in_one_process
         for start in range(spec.starts):
-            with ExitStack() as stack:
-                if spec.apart:
-                    first = stack.enter_context(runtimes.Worker("baseline", *self._job(baseline, spec)))
-                for other in progress(spec.deployments, f"timing in turns, start {start + 1} of {spec.starts}"):
-                    if spec.apart:
-                        with runtimes.Worker(other.label, *self._job(other, spec)) as second:
-                            pair = {"baseline": first, "other": second}
-                            times_ms = runtimes.paired(pair, spec.rounds, spec.calls, start)
-                    else:
-                        with latency.threads(spec.threads):
-                            jobs = {"baseline": self._job(baseline, spec), "other": self._job(other, spec)}
-                            calls = {label: make(*arguments) for label, (make, *arguments) in jobs.items()}
-                            times_ms = latency.rounds_of(calls, spec.rounds, spec.calls)
-                    parts[other.label].append(times_ms)
+            waiting = progress(jobs.items(), f"timing in turns, start {start + 1} of {spec.starts}")
+            for label, times_ms in in_turns(jobs[baseline], waiting, spec, start):
+                parts[label].append(times_ms)
         rows = {label: latency.pooled(found, "baseline")[1] for label, found in parts.items()}
-        again = {baseline.label: f"{baseline.label} (again)"}
+        again = {baseline: f"{baseline} (again)"}
         return [row | {"label": again.get(label, label)} for label, row in rows.items()]
 
     def _job(self, deployment: Deployment, spec: RoadTimesSpec) -> tuple:
