@@ -20,8 +20,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from yolop import datasets, training
+from yolop.data import datasets
 from yolop.specs import MODELS, TrainSpec
+from yolop.train import trainer
 
 IMGSZ, TOGETHER, BATCH = 32, 1000, 256  # px; images in a folder; images
 COLUMNS = "images,kept_mb,checks_s,checks_peak_mb,epoch_s,peak_mb"
@@ -65,7 +66,7 @@ def measured(data_yaml: Path, folder: Path, images: int, kept_mb: int) -> str:
     checked, checks_peak = time.perf_counter(), peak_mb()
     spec = TrainSpec(MODELS["p"], "p", data.digest, data.nc, IMGSZ, epochs=1, batch=BATCH, warmup_epochs=0.1)
     with contextlib.redirect_stdout(sys.stderr):
-        training.train(spec, data, folder)
+        trainer.train(spec, data, folder)
     seconds = checked - began, time.perf_counter() - checked
     return f"{images},{kept_mb},{seconds[0]:.1f},{checks_peak:.0f},{seconds[1]:.1f},{peak_mb():.0f}"
 
@@ -74,7 +75,8 @@ def draw(lines: list[str], path: Path) -> None:
     """Peak memory against images, one line for each bound."""
     from matplotlib.figure import Figure  # here, since the processes that are measured import this module
 
-    from yolop import plots, store
+    from yolop import store
+    from yolop.report import plots
 
     rows = np.array([line.split(",") for line in lines], float)
     figure = Figure(figsize=(6.4, 4), layout="constrained")

@@ -9,8 +9,9 @@ memory layouts. "Dense again" is the A/A control. Nothing else should be running
 
 import sys
 
-from yolop import atlas, latency
+from yolop.measure import latency
 from yolop.specs import AtlasSpec
+from yolop.speed import atlas
 
 LAYERS = (  # c1, c2, kernel, stride, side in px
     (32, 32, 3, 1, 80),

@@ -12,8 +12,10 @@ import sys
 
 import numpy as np
 
-from yolop import latency, runtimes, study
+from yolop.measure import latency
 from yolop.specs import MODELS, Deployment, PruneSpec, RoadTimesSpec
+from yolop.speed import runtimes
+from yolop.study import graph
 
 SPARSITIES = (0.0, 0.7, 0.8, 0.9, 0.95)
 TIMES = RoadTimesSpec("whole networks", (), nc=3)
@@ -23,7 +25,7 @@ def job(model: str, imgsz: int, runtime: str, share: float = 0.0) -> tuple:
     """What a worker needs to run it."""
     zeros = PruneSpec("random-unstructured", share, share, share, detect=share) if share else None
     deployment = Deployment(model, MODELS[model], "", zeros, runtime, imgsz)
-    return study.deployed, deployment, TIMES.nc, None, None, TIMES.threads
+    return graph.deployed, deployment, TIMES.nc, None, None, TIMES.threads
 
 
 def main(starts: int, imgsz: int) -> None:

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import torch
 
-from yolop import checkpoints, datasets, models, pruning, store
-from yolop.evaluation import Validation, evaluate
+from yolop import store
+from yolop.data import datasets
+from yolop.measure import pruning
+from yolop.measure.evaluation import Validation, evaluate
+from yolop.network import checkpoints, yolov5
 from yolop.specs import MODELS, DigitsSpec, PruneSpec
 
 IMGSZ, IMAGES = 256, 150
@@ -32,7 +35,7 @@ def main(rounds: int) -> None:
         folder = Path(folder)
         spec = DigitsSpec(imgsz=IMGSZ, train=320, val=IMAGES, test=16, size_px=(40, 100))
         data = datasets.generate(spec, folder / "digits")
-        model, validation = models.build(MODELS["n"], data.nc), Validation(data, "val", IMGSZ)
+        model, validation = yolov5.build(MODELS["n"], data.nc), Validation(data, "val", IMGSZ)
         trained = sorted(store.ROOT.glob("data/runs/digits/train-n-*/weights.safetensors"))
         if trained:
             checkpoints.load_weights(model, trained[0])
@@ -51,7 +54,7 @@ def main(rounds: int) -> None:
         for number in range(rounds):
             torch.set_num_threads(threads)
             began = time.perf_counter()
-            evaluate(models.fused(pruning.prune(model, PruneSpec(conv=0.3, c3=0.3, sppf=0.3))), validation)
+            evaluate(yolov5.fused(pruning.prune(model, PruneSpec(conv=0.3, c3=0.3, sppf=0.3))), validation)
             ours_s = time.perf_counter() - began
             began = time.perf_counter()
             theirs.val(**settings)

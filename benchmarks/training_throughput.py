@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from yolop import datasets, models, training
+from yolop.data import datasets
+from yolop.network import yolov5
 from yolop.specs import MODELS, DigitsSpec, TrainSpec
+from yolop.train import trainer
 
 IMGSZ, IMAGES, BATCH = 256, 320, 16
 
@@ -34,8 +36,8 @@ def timed_epochs(trainer) -> float:
 def ours(data, folder: Path, mosaic: float) -> float:
     """Our trainer, as the study uses it."""
     spec = TrainSpec(MODELS["n"], "n", data.digest, data.nc, IMGSZ, 2, mosaic=mosaic, val_every=1000)
-    model = training.initial_model(spec, data, None)
-    return timed_epochs(training.Trainer(spec, model, data, folder, "cpu", torch.get_num_threads()))
+    model = trainer.initial_model(spec, data, None)
+    return timed_epochs(trainer.Trainer(spec, model, data, folder, "cpu", torch.get_num_threads()))
 
 
 def theirs(data, folder: Path) -> float:
@@ -56,7 +58,7 @@ def theirs(data, folder: Path) -> float:
 
 def bare() -> float:
     """Forward, loss and backward on one batch in memory: what no trainer can be faster than."""
-    model = models.build(MODELS["n"], 3).train().to(memory_format=torch.channels_last)
+    model = yolov5.build(MODELS["n"], 3).train().to(memory_format=torch.channels_last)
     model.bfloat16 = True
     image = torch.rand(BATCH, 3, IMGSZ, IMGSZ).contiguous(memory_format=torch.channels_last)
     boxes = torch.rand(3 * BATCH, 4) * 0.2 + 0.3

@@ -2,13 +2,14 @@
 
 from torch import nn
 
-from yolop import atlas, models
+from yolop.network import yolov5
 from yolop.specs import MODELS, AtlasSpec
+from yolop.speed import atlas
 
 
 def test_every_convolution_is_found_with_the_side_that_it_reads():
     found = atlas.shapes(MODELS["n"], 3, 64)
-    network = models.fused(models.build(MODELS["n"], 3))
+    network = yolov5.fused(yolov5.build(MODELS["n"], 3))
     assert len(found) == sum(isinstance(m, nn.Conv2d) for m in network.modules()) == 60
     assert found[0] == (3, 16, 6, 2, 64) and found[1] == (16, 32, 3, 2, 32) and found[-1] == (256, 24, 1, 1, 2)
 

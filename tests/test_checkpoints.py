@@ -10,8 +10,8 @@ import pytest
 import torch
 from ultralytics.nn.modules import C3
 
-from yolop import checkpoints, models
-from yolop.checkpoints import CheckpointError
+from yolop.network import checkpoints, yolov5
+from yolop.network.checkpoints import CheckpointError
 from yolop.specs import MODELS, ModelSpec
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "weights" / "yolov5n-v6.0.pt"
@@ -20,7 +20,7 @@ needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason="the official we
 
 @needs_weights
 def test_official_weights_fit_the_model_completely():
-    tensors, model = checkpoints.read_official(WEIGHTS), models.build(MODELS["n"], 80)
+    tensors, model = checkpoints.read_official(WEIGHTS), yolov5.build(MODELS["n"], 80)
     own = model.state_dict()
     assert set(own) <= set(tensors)
     assert all(tensors[name].shape == value.shape for name, value in own.items())
@@ -77,34 +77,34 @@ def test_a_tensor_outside_its_storage_is_refused():
 
 def test_weights_come_back_to_the_bit(tmp_path):
     torch.manual_seed(0)
-    model = models.build(MODELS["p"], 3)
+    model = yolov5.build(MODELS["p"], 3)
     checkpoints.save_weights(model.to(memory_format=torch.channels_last), tmp_path / "w.safetensors")
     torch.manual_seed(1)
-    again = checkpoints.load_weights(models.build(MODELS["p"], 3), tmp_path / "w.safetensors")
+    again = checkpoints.load_weights(yolov5.build(MODELS["p"], 3), tmp_path / "w.safetensors")
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
-    checkpoints.save_weights(models.build(MODELS["p"], 3), tmp_path / "w.safetensors")
+    checkpoints.save_weights(yolov5.build(MODELS["p"], 3), tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match="w.safetensors does not hold the weights of this model"):
-        checkpoints.load_weights(models.build(MODELS["n"], 3), tmp_path / "w.safetensors")
+        checkpoints.load_weights(yolov5.build(MODELS["n"], 3), tmp_path / "w.safetensors")
     (tmp_path / "w.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(CheckpointError):
-        checkpoints.load_weights(models.build(MODELS["p"], 3), tmp_path / "w.safetensors")
+        checkpoints.load_weights(yolov5.build(MODELS["p"], 3), tmp_path / "w.safetensors")
 
 
 def with_statistics(spec: ModelSpec, nc: int = 3):
     """A model whose batch norm has seen data, so that nothing is trivially zero or one."""
     torch.manual_seed(0)
-    model = models.build(spec, nc).train()
+    model = yolov5.build(spec, nc).train()
     for _ in range(2):
         model(torch.rand(4, 3, 64, 64))
     return model.eval()
 
 
 def test_largest_channels_of_the_same_shape_are_the_model_itself():
-    source, target = with_statistics(MODELS["n"]), models.build(MODELS["n"], 3).eval()
+    source, target = with_statistics(MODELS["n"]), yolov5.build(MODELS["n"], 3).eval()
     checkpoints.transfer_largest_l1(target, source)
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_largest_channels_of_the_same_shape_are_the_model_itself():
 def test_channels_that_are_zero_are_the_ones_left_out():
     """A wide model in which only as many channels live as the narrow one has computes the same as its narrow copy."""
     wide, narrow = ModelSpec(0.16, 0.25), ModelSpec(0.16, 0.125)
-    source, target = with_statistics(wide), models.build(narrow, 3).eval()
+    source, target = with_statistics(wide), yolov5.build(narrow, 3).eval()
     widths = {name: m.out_channels for name, m in target.named_modules() if isinstance(m, torch.nn.Conv2d)}
     with torch.no_grad():
         for name, module in source.named_modules():
@@ -139,7 +139,7 @@ def test_channels_that_are_zero_are_the_ones_left_out():
 
 
 def test_matching_copies_equal_shapes_and_leaves_anchors():
-    source, target = models.build(MODELS["n"], 3), models.build(MODELS["p"], 3, anchors=torch.ones(3, 3, 2).tolist())
+    source, target = yolov5.build(MODELS["n"], 3), yolov5.build(MODELS["p"], 3, anchors=torch.ones(3, 3, 2).tolist())
     names = checkpoints.transfer_matching(target, source.state_dict())
     own, theirs = target.state_dict(), source.state_dict()
     assert names and "model.24.anchors" not in names

@@ -17,8 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
-from yolop import datasets
-from yolop.datasets import PHOTOGRAPHS, SPLITS, DatasetError, generate, handwriting, load_image, read, render, summary
+from yolop.data import datasets
+from yolop.data.datasets import (
+    PHOTOGRAPHS,
+    SPLITS,
+    DatasetError,
+    generate,
+    handwriting,
+    load_image,
+    read,
+    render,
+    summary,
+)
 from yolop.specs import DigitsSpec, SpecError
 
 TINY = DigitsSpec(train=6, val=3, test=4, imgsz=96)

@@ -15,8 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from yolop import downloads, store
-from yolop.downloads import DownloadError, Source, fetch, manifest_text, read_manifest, wrong_files
+from yolop import store
+from yolop.data import downloads
+from yolop.data.downloads import DownloadError, Source, fetch, manifest_text, read_manifest, wrong_files
 
 CONTENT = {"LICENSE": b"free", "images/a.jpg": os.urandom(300_000), "images/b.jpg": b"b" * 70_000, "labels/a.txt": b""}
 PAGE = b"<!DOCTYPE html><title>Sign in</title>"
@@ -384,7 +385,7 @@ def test_a_copy_in_the_target_is_repaired(source, server, tmp_path, monkeypatch,
 def test_killed_in_the_middle_is_not_taken_for_whole(source, server, tmp_path, last_act):
     code = f"""
 import os
-from yolop import downloads
+from yolop.data import downloads
 downloads.MANIFESTS, downloads.PROGRESS_S = downloads.Path({str(tmp_path / "manifests")!r}), 0
 {last_act} = lambda *_, **__: os._exit(9)
 downloads.fetch(downloads.{source!r})

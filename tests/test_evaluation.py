@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolop import evaluation
+from yolop.measure import evaluation
 
 
 def random_case(seed: int, images: int = 12, classes: int = 3, ties: bool = False):
@@ -191,13 +191,14 @@ def test_the_original_gives_more_than_ultralytics_for_the_recall_never_reached()
 
 
 def test_resamples_are_the_same_images_for_every_model(tmp_path):
-    from yolop import datasets, models
+    from yolop.data import datasets
+    from yolop.network import yolov5
     from yolop.specs import MODELS, DigitsSpec
 
     data = datasets.generate(DigitsSpec(train=2, val=12, test=2, imgsz=96), tmp_path / "digits")
     validation = evaluation.Validation(data, "val", 96)
     torch.manual_seed(0)
-    model = models.fused(models.build(MODELS["p"], data.nc))
+    model = yolov5.fused(yolov5.build(MODELS["p"], data.nc))
     one, two = (evaluation.evaluate(model, validation, resamples=50) for _ in range(2))
     assert one == two and len(one["mAP50_resampled"]) == len(one["mAP50_95_resampled"]) == 50
 
@@ -215,11 +216,12 @@ def test_suppression_in_steps_equals_all_at_once(raised):
 
 
 def test_broken_weights_are_refused(tmp_path):
-    from yolop import datasets, models
+    from yolop.data import datasets
+    from yolop.network import yolov5
     from yolop.specs import MODELS, DigitsSpec
 
     data = datasets.generate(DigitsSpec(train=2, val=2, test=2, imgsz=96), tmp_path / "digits")
-    model = models.fused(models.build(MODELS["p"], data.nc))
+    model = yolov5.fused(yolov5.build(MODELS["p"], data.nc))
     with torch.no_grad():
         model.model[-1].m[0].bias += 9.0
         model.model[-1].m[0].bias.view(3, -1)[:, :2] = float("nan")
@@ -230,7 +232,7 @@ def test_broken_weights_are_refused(tmp_path):
 def test_boxes_survive_the_letterbox(tmp_path):
     from PIL import Image
 
-    from yolop.datasets import Dataset, Split
+    from yolop.data.datasets import Dataset, Split
 
     Image.fromarray(np.full((61, 200, 3), 200, np.uint8)).save(tmp_path / "a.png")  # odd padding when letterboxed
     label = np.array([[0, 0.5, 0.5, 1.0, 1.0]], np.float32)  # the whole photograph

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolop import checkpoints, head, models
+from yolop.network import checkpoints, head, yolov5
 from yolop.specs import MODELS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -23,7 +23,7 @@ needs_reference = pytest.mark.skipif(
 def official():
     """yolov5n with the official weights, the reference, and its images as the network takes them."""
     reference = np.load(REFERENCE)
-    model = models.build(MODELS["n"], 80)
+    model = yolov5.build(MODELS["n"], 80)
     carried = checkpoints.transfer_matching(model, checkpoints.read_official(WEIGHTS))
     assert len(carried) == len(model.state_dict()) - 1  # all but the anchors, which are the default ones
     return model.eval(), reference, torch.from_numpy(reference["images"]).float() / 255
@@ -133,7 +133,7 @@ def test_a_mirrored_image_has_mirrored_assignments(centres):
 
 
 def test_decoding_without_pytorch_is_the_same():
-    from yolop.head import Detect, decode_arrays
+    from yolop.network.head import Detect, decode_arrays
 
     torch.manual_seed(0)
     detect = Detect(4, channels=(8, 8, 8)).eval()

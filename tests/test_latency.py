@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from yolop import latency, models
+from yolop.measure import latency
+from yolop.network import yolov5
 from yolop.specs import ModelSpec, SpecError
 
 
@@ -223,12 +224,12 @@ def test_threads_are_restored():
 @pytest.fixture(scope="module")
 def plain():
     torch.manual_seed(0)
-    return models.build(ModelSpec(0.1, 0.1), nc=3)
+    return yolov5.build(ModelSpec(0.1, 0.1), nc=3)
 
 
 @pytest.fixture
 def model(plain):
-    return models.fused(plain)
+    return yolov5.fused(plain)
 
 
 def is_channels_last(tensor: torch.Tensor) -> bool:
@@ -273,7 +274,7 @@ def test_unfused_models_and_odd_sizes_are_refused(model, plain):
 def test_whole_path_letterboxes_before_detecting(model, monkeypatch):
     seen = []
     stand_in = types.SimpleNamespace(detect=lambda model, images: seen.append((model, images)) or ["boxes"])
-    monkeypatch.setitem(sys.modules, "yolop.evaluation", stand_in)
+    monkeypatch.setitem(sys.modules, "yolop.measure.evaluation", stand_in)
     image = np.zeros((40, 80, 3), np.uint8) + np.array([10, 20, 30], np.uint8)
     call = latency.whole_path(model, image, 64, channels_last=True)
     assert call() == ["boxes"] == call()
@@ -289,7 +290,7 @@ def test_whole_path_letterboxes_before_detecting(model, monkeypatch):
 
 
 def test_whole_path_ends_in_boxes(model):
-    pytest.importorskip("yolop.evaluation", reason="evaluation is not there yet")
+    pytest.importorskip("yolop.measure.evaluation", reason="evaluation is not there yet")
     (boxes,) = latency.whole_path(model, np.full((48, 64, 3), 90, np.uint8), 64)()
     assert boxes.ndim == 2 and boxes.shape[1] == 6
 

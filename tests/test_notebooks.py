@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from yolop import runner
+from yolop.run import runner
 from yolop.specs import Study
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"

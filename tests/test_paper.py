@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from yolop.paper import CLAIMS, FIGURES, audit, figure
+from yolop.paper.audit import CLAIMS, FIGURES, audit, figure
 from yolop.specs import PruneSpec, SpecError
 
 PAGE = Path(__file__).resolve().parents[2] / "shared" / "paper" / "README.md"
@@ -170,7 +170,7 @@ def test_audit_rows_are_text_and_distinct():
 
 
 def test_reading_the_paper_needs_no_heavy_library():
-    code = "import sys, yolop.paper as p; p.audit(); print(*{'torch', 'ultralytics', 'pandas'} & set(sys.modules))"
+    code = "import sys, yolop.paper.audit as p; p.audit(); print(*{'torch', 'ultralytics', 'pandas'} & set(sys.modules))"
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -12,7 +12,7 @@ from matplotlib import font_manager
 
 DRAWN = r"""
 import hashlib, matplotlib
-from yolop import plots
+from yolop.report import plots
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 with rc_context(plots.STYLE):

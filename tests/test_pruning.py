@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ultralytics.nn.modules import Conv
 
-from yolop import latency, models, pruning
+from yolop.measure import latency, pruning
+from yolop.network import yolov5
 from yolop.specs import METHODS, ModelSpec, PruneSpec, SpecError
 
 LOCAL = [m for m in METHODS if m != "l1-global"]  # these cut each convolution on its own
@@ -41,7 +42,7 @@ def literal_l1(weight: torch.Tensor, ratio: float) -> torch.Tensor:
 def model():
     torch.manual_seed(1)
     with latency.threads(1):  # many small tensors: more threads would only wait for each other
-        yield models.build(ModelSpec(0.1, 0.1), nc=3)
+        yield yolov5.build(ModelSpec(0.1, 0.1), nc=3)
 
 
 @given(ratio=RATIOS, method=st.sampled_from(LOCAL))
@@ -149,7 +150,7 @@ def test_random_ignores_size_and_differs_between_layers():
     conv = {"model.0.conv": torch.nn.Conv2d(8, 400, 3), "model.1.conv": torch.nn.Conv2d(8, 400, 3)}
     masks = [pruning.random_scores(module, name, 0).flatten(1).sum(1) for name, module in conv.items()]
     assert abs(torch.corrcoef(torch.stack(masks))[0, 1]) < 0.2
-    wide = models.build(ModelSpec(0.1, 0.2), nc=3)
+    wide = yolov5.build(ModelSpec(0.1, 0.2), nc=3)
     pruned = weights(pruning.prune(wide, asked("random-unstructured", 0.5)))
     total = sum(float(w.abs().sum()) for w in weights(wide).values())
     kept = sum(float(w.abs().sum()) for w in pruned.values())
@@ -190,7 +191,7 @@ def test_detect_is_pruned_only_if_asked(model, method):
 
 
 def test_anchor_free_head_keeps_its_fixed_convolution():
-    model = models.build(ModelSpec(0.1, 0.1, head="anchor-free"), nc=3)
+    model = yolov5.build(ModelSpec(0.1, 0.1, head="anchor-free"), nc=3)
     pruned = pruning.prune(model, asked("l1-unstructured", 0.5, detect=1))
     assert torch.equal(pruned.model[-1].dfl.conv.weight, model.model[-1].dfl.conv.weight)
     assert pruning.achieved(pruned)["detect_sparsity"] == 1

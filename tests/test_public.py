@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from yolop import downloads, public, store
-from yolop.datasets import SPLITS, DatasetError, image_size
-from yolop.downloads import DownloadError, fetch, manifest_text, read_manifest
-from yolop.public import BCCD_NAMES, DATASETS, SOURCES, digest, load, official_weights, voc_boxes
+from yolop import store
+from yolop.data import downloads, public
+from yolop.data.datasets import SPLITS, DatasetError, image_size
+from yolop.data.downloads import DownloadError, fetch, manifest_text, read_manifest
+from yolop.data.public import BCCD_NAMES, DATASETS, SOURCES, digest, load, official_weights, voc_boxes
 from yolop.specs import SpecError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -195,7 +196,7 @@ def test_unknown_names(tmp_path):
 
 def test_readers_of_records_load_nothing_heavy():
     code = (
-        "import sys, yolop.public as p; p.digest('bccd'); print({'torch', 'ultralytics', 'requests'} & {*sys.modules})"
+        "import sys, yolop.data.public as p; p.digest('bccd'); print({'torch', 'ultralytics', 'requests'} & {*sys.modules})"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 

@@ -12,7 +12,10 @@ import torch
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from yolop import models, plots, pruning, recipe
+from yolop.measure import pruning
+from yolop.network import yolov5
+from yolop.paper import recipe
+from yolop.report import plots
 from yolop.specs import MODELS, ModelSpec, SpecError, canonical, run_id
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "parameter_counts.json"
@@ -41,7 +44,7 @@ def six(repeats, channels, nc: int, dim: int, reading: tuple, counted: str) -> n
 @pytest.mark.parametrize(("spec", "nc"), SHAPES)
 def test_convolutions_and_parameters_are_those_of_the_built_model(spec, nc):
     with torch.device("meta"):
-        model = models.build(spec, nc)
+        model = yolov5.build(spec, nc)
     built = [(kind, c.in_channels, c.out_channels, c.kernel_size[0] ** 2) for _, c, kind in pruning.layers(model)]
     assert sorted(shape(spec, nc)) == sorted(built)
     repeats, channels = recipe.scaled(spec.depth, spec.width)
@@ -53,7 +56,7 @@ def test_convolutions_and_parameters_are_those_of_the_built_model(spec, nc):
 
 
 def test_fused_parameters_are_those_of_the_fused_model():
-    fused = models.fused(models.build(ModelSpec(0.16, 0.20), 11))
+    fused = yolov5.fused(yolov5.build(ModelSpec(0.16, 0.20), 11))
     repeats, channels = recipe.scaled(0.16, 0.20)
     counted = recipe.parameters(recipe.convolutions(repeats, [channels], [11]))[0, 0]
     assert counted[recipe.COUNTED.index("fused parameters")] == sum(p.numel() for p in fused.parameters())
@@ -71,8 +74,8 @@ def test_parameters_are_those_of_the_original():
 def test_scaling_is_that_of_the_models():
     for k in range(1, 129):
         repeats, channels = recipe.scaled(k / 100, k / 128)
-        assert repeats == tuple(models.scaled_depth(n, k / 100) for n in (3, 6, 9))
-        assert channels == tuple(models.scaled_width(c, k / 128) for c in (64, 128, 256, 512, 1024))
+        assert repeats == tuple(yolov5.scaled_depth(n, k / 100) for n in (3, 6, 9))
+        assert channels == tuple(yolov5.scaled_width(c, k / 128) for c in (64, 128, 256, 512, 1024))
         assert recipe.scaled(1, (k - 1) / 128 + 1e-9)[1] == channels, "a width in between has channels of its own"
 
 
@@ -109,7 +112,7 @@ def test_zeros_are_those_of_torch(reading, dim):
 
 def test_sparsity_of_a_pruned_model_is_the_computed_one():
     """The whole way, with our own pruning: the reading that the search calls "all but Detect at Conv's ratio"."""
-    dense = models.build(ModelSpec(0.1, 0.125), 3)
+    dense = yolov5.build(ModelSpec(0.1, 0.125), 3)
     pruned = pruning.prune(dense, pruning.PruneSpec("l1-structured", conv=0.03, reading="any-conv"))
     computed = six(*recipe.scaled(0.1, 0.125), 3, 0, recipe.ANY_CONV, "all parameters")
     achieved = pruning.sparsity(pruned) - pruning.sparsity(dense)  # untrained batch norm starts with zeros of its own
@@ -293,5 +296,5 @@ def test_spec():
 
 
 def test_reading_records_needs_no_torch():
-    code = "import sys, yolop.recipe; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'ultralytics')))"
+    code = "import sys, yolop.paper.recipe; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'ultralytics')))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

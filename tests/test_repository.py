@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import yolop
-from yolop.doctor import canonical_name, installed
+from yolop.run.doctor import canonical_name, installed
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -130,7 +130,7 @@ def test_no_file_names_a_machine():
 
 
 def test_front_pages_show_what_the_records_say():
-    from yolop import reporting
+    from yolop.report import reporting
 
     for name, text in reporting.front_pages().items():
         assert (ROOT / name).read_text(encoding="utf-8") == text, name
@@ -138,6 +138,6 @@ def test_front_pages_show_what_the_records_say():
 
 def test_committed_reports_are_what_their_records_give(capsys):
     """Every table, claim and manifest of every published study; a report written before a table changed is found here."""
-    from yolop import runner
+    from yolop.run import runner
 
     assert runner.verify(), capsys.readouterr().out

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from yolop import datasets, models, resuming, training
-from yolop.sparse_training import SparseTrainer
+from yolop.data import datasets
+from yolop.network import yolov5
 from yolop.specs import MODELS, DigitsSpec, SparseTrainSpec, TrainSpec
 from yolop.store import UNFINISHED, StoreError
+from yolop.train import resume, trainer
+from yolop.train.zeros import SparseTrainer
 
 EPOCHS = 6
 
@@ -26,17 +28,17 @@ def data(tmp_path_factory):
     return datasets.generate(DigitsSpec(train=20, val=6, test=6, imgsz=96), tmp_path_factory.mktemp("data") / "digits")
 
 
-def a_run(data, folder, trainer=training.Trainer, spec=TrainSpec, **changes) -> dict:
+def a_run(data, folder, trainer=trainer.Trainer, spec=TrainSpec, **changes) -> dict:
     torch.manual_seed(0)
-    teacher = models.build(MODELS["p"], data.nc).eval() if spec is SparseTrainSpec else None
+    teacher = yolov5.build(MODELS["p"], data.nc).eval() if spec is SparseTrainSpec else None
     spec = spec(**{"model": MODELS["p"], "label": "p", "data": data.digest, "nc": data.nc, "imgsz": 64, "epochs": EPOCHS,
                    "batch": 8, "val_every": 2} | changes)  # fmt: skip
-    return training.train(spec, data, folder, teacher, trainer_class=trainer)
+    return trainer.train(spec, data, folder, teacher, trainer_class=trainer)
 
 
 def interrupted(data, folder, monkeypatch, after: int, how: dict) -> None:
     """A run that ends right after it has kept its state at the end of epoch `after`."""
-    keep = resuming.keep
+    keep = resume.keep
 
     def keep_and_stop(trainer, path):
         keep(trainer, path)
@@ -44,7 +46,7 @@ def interrupted(data, folder, monkeypatch, after: int, how: dict) -> None:
             raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(resuming, "keep", keep_and_stop)
+        patch.setattr(resume, "keep", keep_and_stop)
         with pytest.raises(Interrupted):
             a_run(data, folder, **how)
     random.random(), np.random.rand(), torch.rand(1)  # another process would not stand where this one does
@@ -69,7 +71,7 @@ def test_an_interrupted_run_ends_as_one_that_never_was(data, tmp_path, monkeypat
     whole.mkdir(), folder.mkdir()
     expected = a_run(data, whole, **how)
     assert not (whole / UNFINISHED).exists()  # a short run keeps nothing
-    monkeypatch.setattr(resuming, "EVERY_S", 0.0)
+    monkeypatch.setattr(resume, "EVERY_S", 0.0)
     interrupted(data, folder, monkeypatch, 2, how)
     interrupted(data, folder, monkeypatch, 4, how)  # and once more
     found = a_run(data, folder, **how)
@@ -80,7 +82,7 @@ def test_an_interrupted_run_ends_as_one_that_never_was(data, tmp_path, monkeypat
 
 @pytest.mark.parametrize("trouble", ["a flipped byte", "cut", "empty", "other threads", "another spec"])
 def test_what_is_damaged_or_of_another_run_is_not_gone_on_with(data, tmp_path, monkeypatch, capsys, trouble):
-    monkeypatch.setattr(resuming, "EVERY_S", 0.0)
+    monkeypatch.setattr(resume, "EVERY_S", 0.0)
     interrupted(data, tmp_path, monkeypatch, 2, {})
     path = tmp_path / UNFINISHED
     whole = path.read_bytes()
@@ -96,11 +98,11 @@ def test_what_is_damaged_or_of_another_run_is_not_gone_on_with(data, tmp_path, m
 
 
 def test_a_full_disk_ends_no_training(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(resuming, "EVERY_S", 0.0)
+    monkeypatch.setattr(resume, "EVERY_S", 0.0)
 
     def full(path, blob):
         raise StoreError(f"could not write {path}: No space left on device")
 
-    monkeypatch.setattr(resuming.store, "write_atomically", full)
+    monkeypatch.setattr(resume.store, "write_atomically", full)
     assert len(a_run(data, tmp_path)["curve"]) == EPOCHS
     assert "No space left" in capsys.readouterr().out

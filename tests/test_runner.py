@@ -18,8 +18,8 @@ import pytest
 from nbformat import v4
 
 import yolop
-from yolop import doctor, runner
 from yolop.__main__ import main
+from yolop.run import doctor, runner
 from yolop.specs import CensusSpec, ModelSpec, named_study
 from yolop.store import Store
 
@@ -58,7 +58,7 @@ def reporting(monkeypatch):
     """A stand-in for the module that writes reports; `calls` holds what it was asked for."""
     fake = SimpleNamespace(calls=[])
     fake.write_index = lambda study, folder, records: fake.calls.append((study, folder))
-    monkeypatch.setitem(sys.modules, "yolop.reporting", fake)
+    monkeypatch.setitem(sys.modules, "yolop.report.reporting", fake)
     monkeypatch.setattr(yolop, "reporting", fake, raising=False)
     return fake
 
@@ -298,7 +298,7 @@ def test_publish_takes_all_records_or_none(project, capsys, monkeypatch):
     committed.mkdir(parents=True)
     (committed / "census-old-64px-00000000.json").touch()
     notebook = toy(project, "01_first", "print(study, records, write_report)")
-    from yolop import reporting
+    from yolop.report import reporting
 
     monkeypatch.setattr(reporting, "README_STUDY", "smoke")
     monkeypatch.setattr(reporting, "front_pages", lambda: {"README.md": "results"})

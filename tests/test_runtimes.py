@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from yolop import latency, models, runtimes, study
+from yolop.measure import latency
+from yolop.network import yolov5
 from yolop.specs import MODELS, RUNTIMES, Deployment, ModelSpec, SpecError
+from yolop.speed import runtimes
+from yolop.study import graph
 
 IMGSZ = 64
 TOLERANCE = {"openvino-bf16": 0.05, "openvino-int8": 0.2}  # of scores and objectness, 0..1; others are float32
@@ -16,7 +19,7 @@ TOLERANCE = {"openvino-bf16": 0.05, "openvino-int8": 0.2}  # of scores and objec
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return models.fused(models.build(MODELS["p"], 3))
+    return yolov5.fused(yolov5.build(MODELS["p"], 3))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -49,8 +52,8 @@ def test_two_processes_take_turns():
         Deployment(name, ModelSpec(0.33, width), imgsz=IMGSZ) for name, width in (("slow", 0.5), ("fast", 0.125))
     )
     with (
-        runtimes.Worker("slow", study.deployed, slow, 3, None, None, 1) as one,
-        runtimes.Worker("fast", study.deployed, fast, 3, None, None, 1) as two,
+        runtimes.Worker("slow", graph.deployed, slow, 3, None, None, 1) as one,
+        runtimes.Worker("fast", graph.deployed, fast, 3, None, None, 1) as two,
     ):
         times_ms = runtimes.paired({"slow": one, "fast": two}, 5, 3)
     assert {label: times.shape for label, times in times_ms.items()} == {"slow": (5, 3), "fast": (5, 3)}
@@ -61,7 +64,7 @@ def test_two_processes_take_turns():
 def test_what_fails_in_the_other_process_is_told_here():
     wrong = Deployment("wrong", MODELS["p"], imgsz=IMGSZ, runtime="ncnn")
     with pytest.raises(RuntimeError, match="wrong could not be timed: .*Error"):
-        runtimes.Worker("wrong", study.deployed, wrong, 3, None, None, 1)
+        runtimes.Worker("wrong", graph.deployed, wrong, 3, None, None, 1)
 
 
 def test_unknown_runtimes_and_missing_calibration_are_refused(model, tmp_path):

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from yolop import models, sparse
-from yolop.pruning import prune
+from yolop.measure.pruning import prune
+from yolop.network import yolov5
 from yolop.specs import MODELS, ModelSpec, PruneSpec, SpecError
+from yolop.speed import engine
 
 
 def zeroed(model: nn.Module, sparsity: float, seed: int = 0) -> nn.Module:
@@ -27,8 +28,8 @@ def zeroed(model: nn.Module, sparsity: float, seed: int = 0) -> nn.Module:
     return model
 
 
-def agree(model: nn.Module, imgsz: int, **options) -> sparse.SparseNetwork:
-    network = sparse.sparsify(model, imgsz, **options)
+def agree(model: nn.Module, imgsz: int, **options) -> engine.SparseNetwork:
+    network = engine.sparsify(model, imgsz, **options)
     image = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected, found = model(image), network(image)
@@ -62,20 +63,20 @@ def test_a_convolution_equals_pytorchs(c1, c2, kernel, stride, size, odd, sparsi
     model = nn.Sequential(first, *([crop] if odd else []), conv, *([nn.SiLU()] if silu else [])).eval()
     zeroed(model[-2 if silu else -1], sparsity)
     zeroed(conv, sparsity)
-    before = sparse.SparseNetwork._time_ms
-    sparse.SparseNetwork._time_ms = lambda self, program, *_: float(
+    before = engine.SparseNetwork._time_ms
+    engine.SparseNetwork._time_ms = lambda self, program, *_: float(
         -program["size"][0] if grouped else program["size"][0]
     )
     try:
         agree(model, 32 * size, threads=min(threads, torch.get_num_threads()))
     finally:
-        sparse.SparseNetwork._time_ms = before
+        engine.SparseNetwork._time_ms = before
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.9, 1.0])
 def test_the_whole_network_equals_pytorchs(sparsity):
     torch.manual_seed(0)
-    model = zeroed(models.fused(models.build(MODELS["n"], 3)), sparsity)
+    model = zeroed(yolov5.fused(yolov5.build(MODELS["n"], 3)), sparsity)
     network = agree(model, 96, strict=True)
     assert network.notes == [] and len(network.layers) == 60
     assert all(abs(row["sparsity"] - sparsity) < 0.1 for row in network.layers)
@@ -83,17 +84,17 @@ def test_the_whole_network_equals_pytorchs(sparsity):
 
 def test_wide_kernels_and_empty_filters_of_a_pruned_model():
     torch.manual_seed(0)
-    model = models.build(ModelSpec(0.16, 0.2), 3).eval()
-    pruned = models.fused(prune(model, PruneSpec("l1-structured", 0.7, 0.7, 0.7)))
+    model = yolov5.build(ModelSpec(0.16, 0.2), 3).eval()
+    pruned = yolov5.fused(prune(model, PruneSpec("l1-structured", 0.7, 0.7, 0.7)))
     agree(pruned, 64)
 
 
 def test_both_ways_to_run_a_layer_agree():
     torch.manual_seed(0)
-    model = zeroed(models.fused(models.build(MODELS["n"], 3)), 0.5)
+    model = zeroed(yolov5.fused(yolov5.build(MODELS["n"], 3)), 0.5)
     image = torch.rand(1, 3, 64, 64)
-    plain = sparse.sparsify(model, 64, choose=False)
-    chosen = sparse.sparsify(model, 64)
+    plain = engine.sparsify(model, 64, choose=False)
+    chosen = engine.sparsify(model, 64)
     assert {row["path"] for row in plain.layers} == {"non-zeros"}
     torch.testing.assert_close(plain(image), chosen(image), rtol=1e-4, atol=1e-3)
 
@@ -120,7 +121,7 @@ def test_what_the_engine_cannot_run_pytorch_runs_and_it_says_so():
     for word in ("2 groups", "dilation (2, 2)", "ReLU", "MaxPool2d"):
         assert any(word in note for note in network.notes), word
     with pytest.raises(SpecError, match="strict.*groups.*dilation"):
-        sparse.sparsify(Odd().eval(), 32, strict=True)
+        engine.sparsify(Odd().eval(), 32, strict=True)
 
 
 def test_shortcuts_and_shared_concatenations():
@@ -143,7 +144,7 @@ def test_shortcuts_and_shared_concatenations():
 
 def test_calls_do_not_disturb_each_other():
     torch.manual_seed(0)
-    network = sparse.sparsify(models.fused(models.build(MODELS["n"], 3)), 64)
+    network = engine.sparsify(yolov5.fused(yolov5.build(MODELS["n"], 3)), 64)
     images = [torch.rand(1, 3, 64, 64) for _ in range(3)]
     first = [network(image) for image in images]
     for image, expected in zip(images, first, strict=True):
@@ -152,10 +153,10 @@ def test_calls_do_not_disturb_each_other():
 
 def test_memory_is_at_most_twice_the_dense_models():
     torch.manual_seed(0)
-    model = models.fused(models.build(MODELS["n"], 3))
+    model = yolov5.fused(yolov5.build(MODELS["n"], 3))
     weights_mb = sum(p.numel() for p in model.parameters()) * 4 / 1e6
     for sparsity in (0.0, 0.5, 0.9):
-        network = sparse.sparsify(zeroed(model, sparsity), 320)
+        network = engine.sparsify(zeroed(model, sparsity), 320)
         # maps of the dense model: every layer's output lives while PyTorch needs it; at least input and largest output
         assert network.memory_mb < 2 * weights_mb + 2 * 4 * 320 * 320 * (3 + 16 / 4 + 32 / 16) / 1e6
 
@@ -169,20 +170,20 @@ def test_memory_is_at_most_twice_the_dense_models():
     ],
 )
 def test_models_it_cannot_work_with_are_refused_before_anything_is_compiled(change, message):
-    model = models.fused(models.build(MODELS["n"], 3))
+    model = yolov5.fused(yolov5.build(MODELS["n"], 3))
     with pytest.raises(SpecError, match=message):
-        sparse.sparsify(change(model) or model, 64)
+        engine.sparsify(change(model) or model, 64)
 
 
 def test_wrong_requests_are_refused():
-    model = models.build(MODELS["n"], 3).eval()
-    with pytest.raises(SpecError, match="batch norm.*models.fused"):
-        sparse.sparsify(model, 64)
-    model = models.fused(model)
+    model = yolov5.build(MODELS["n"], 3).eval()
+    with pytest.raises(SpecError, match="batch norm.*yolov5.fused"):
+        engine.sparsify(model, 64)
+    model = yolov5.fused(model)
     for options, message in (({"imgsz": 100}, "multiple of 32"), ({"imgsz": 64, "threads": 0}, "threads.*cores")):
         with pytest.raises(SpecError, match=message):
-            sparse.sparsify(model, **options)
-    network = sparse.sparsify(model, 64)
+            engine.sparsify(model, **options)
+    network = engine.sparsify(model, 64)
     for image in (torch.rand(2, 3, 64, 64), torch.rand(1, 3, 96, 64), torch.rand(1, 3, 64, 64).double(), "picture"):
         with pytest.raises(SpecError, match=r"float32 tensor of shape \(1, 3, 64, 64\)"):
             network(image)
@@ -194,16 +195,17 @@ numba.njit(lambda x: x + 1)(1)  # the compiler itself knows the real machine
 import llvmlite.binding as llvm
 llvm.get_host_cpu_features = lambda: dict.fromkeys(sys.argv[1:], True)
 import torch
-from yolop import kernels, models, sparse
+from yolop.network import yolov5
+from yolop.speed import engine, kernels
 from yolop.specs import ModelSpec
 torch.manual_seed(0)
-model = models.fused(models.build(ModelSpec(0.16, 0.125), 3))
+model = yolov5.fused(yolov5.build(ModelSpec(0.16, 0.125), 3))
 for conv in (m for m in model.modules() if isinstance(m, torch.nn.Conv2d)):
     torch.nn.init.normal_(conv.weight, std=0.1)
     conv.weight.data.mul_(torch.rand(conv.weight.shape) > 0.7)
 image = torch.rand(1, 3, 64, 64)
 with torch.no_grad():
-    torch.testing.assert_close(sparse.sparsify(model, 64)(image), model(image), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(engine.sparsify(model, 64)(image), model(image), rtol=1e-3, atol=1e-3)
 print(kernels.LANES)
 """
 

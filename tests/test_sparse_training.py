@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from yolop import checkpoints, datasets, models, narrowing, pruning, sparse_training, training
-from yolop.head import Loss
+from yolop.data import datasets
+from yolop.measure import pruning
+from yolop.network import channels, checkpoints, yolov5
+from yolop.network.head import Loss
 from yolop.specs import MODELS, DigitsSpec, SparseTrainSpec, SpecError
+from yolop.train import trainer
+from yolop.train import zeros as gradual
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +24,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def parent(data):
     torch.manual_seed(0)
-    return models.build(MODELS["p"], data.nc).eval()
+    return yolov5.build(MODELS["p"], data.nc).eval()
 
 
 def trained(data, folder, parent, **changes):
@@ -28,8 +32,8 @@ def trained(data, folder, parent, **changes):
     folder.mkdir()
     spec = SparseTrainSpec(**{"model": MODELS["p"], "label": "p", "data": data.digest, "nc": data.nc, "imgsz": 64, "epochs": 2,
                               "batch": 8, "val_every": 1, "init": "matching:x", "sparsity": 0.8} | changes)  # fmt: skip
-    metrics = training.train(spec, data, folder, parent, trainer_class=sparse_training.SparseTrainer)
-    return metrics, checkpoints.load_weights(models.build(MODELS["p"], data.nc), folder / "weights.safetensors")
+    metrics = trainer.train(spec, data, folder, parent, trainer_class=gradual.SparseTrainer)
+    return metrics, checkpoints.load_weights(yolov5.build(MODELS["p"], data.nc), folder / "weights.safetensors")
 
 
 def zeros(model) -> dict[str, torch.Tensor]:
@@ -49,7 +53,7 @@ def test_the_share_of_zeros_is_the_one_asked_for(data, parent, tmp_path, allocat
 def test_zeros_stay_when_saved_loaded_trained_further_and_exported(data, parent, tmp_path):
     import onnx
 
-    from yolop import runtimes
+    from yolop.speed import runtimes
 
     # of each layer: ranked over all layers of an untrained network whole layers become zero, and ONNX keeps one of them
     _, first = trained(data, tmp_path / "1", parent, allocation="layer")
@@ -61,7 +65,7 @@ def test_zeros_stay_when_saved_loaded_trained_further_and_exported(data, parent,
         for (_, a, _), (_, b, _) in zip(*map(pruning.layers, (first, second)), strict=True)
     )
     (tmp_path / "out").mkdir()
-    runtimes.export(models.fused(second), "onnxruntime", 64, tmp_path / "out")
+    runtimes.export(yolov5.fused(second), "onnxruntime", 64, tmp_path / "out")
     weights = [onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "out/model.onnx").graph.initializer]
     weights = [w for w in weights if w.ndim == 4]
     assert sum((w == 0).sum() for w in weights) >= sum(int(z.sum()) for z in after.values())
@@ -75,7 +79,7 @@ def test_the_same_seed_gives_the_same_zeros(data, parent, tmp_path):
 def test_a_model_that_agrees_with_its_teacher_is_at_the_minimum(data, parent):
     """Moving a map away from the teacher's can only cost."""
     spec = SparseTrainSpec(MODELS["p"], "p", "", data.nc, 64, 1, precision="float32")
-    criterion = sparse_training.Distillation(Loss(parent.model[-1]), parent, spec)
+    criterion = gradual.Distillation(Loss(parent.model[-1]), parent, spec)
     image = torch.rand(2, 3, 64, 64)
     student = copy.deepcopy(criterion.teacher)
     with torch.no_grad():
@@ -94,21 +98,21 @@ def test_a_model_that_agrees_with_its_teacher_is_at_the_minimum(data, parent):
 
 
 def test_removed_channels_are_gone_and_the_file_remembers_the_widths(data, parent, tmp_path):
-    narrow = narrowing.remove_channels(parent, 0.5)
+    narrow = channels.remove_channels(parent, 0.5)
     count = sum(p.numel() for p in narrow.parameters())
     assert 0.2 < count / sum(p.numel() for p in parent.parameters()) < 0.45
     kept = {name: m.out_channels for name, m in narrow.named_modules() if isinstance(m, torch.nn.Conv2d)}
     assert all(width % 8 == 0 for name, width in kept.items() if ".24." not in name)
     assert {w for name, w in kept.items() if ".24." in name} == {3 * (5 + data.nc)}
     checkpoints.save_weights(narrow, tmp_path / "narrow.safetensors")
-    again = checkpoints.load_weights(models.build(MODELS["p"], data.nc), tmp_path / "narrow.safetensors").eval()
+    again = checkpoints.load_weights(yolov5.build(MODELS["p"], data.nc), tmp_path / "narrow.safetensors").eval()
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(again(image), narrow.eval()(image))
     metrics, _ = trained_narrow(data, tmp_path / "run", parent)
     assert metrics["parameters"] == count and np.isfinite(metrics["curve"][-1]["box"])
     with pytest.raises(SpecError, match="ratio"):
-        narrowing.remove_channels(parent, 1.0)
+        channels.remove_channels(parent, 1.0)
 
 
 def trained_narrow(data, folder, parent):

@@ -12,8 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from yolop import claims, drift, paper, plots, reporting, store, study, tables
+from yolop import store
+from yolop.paper import audit, claims
+from yolop.report import plots, reporting, tables
+from yolop.run import drift
 from yolop.specs import MODELS, SpecError, named_study
+from yolop.study import graph
 
 HERE = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "ultralytics", "cv2")
@@ -40,7 +44,7 @@ def run(root: Path, *arguments: str) -> str:
 def evidence(root):
     """The smoke study's evidence, fresh."""
     smoke = named_study("smoke")
-    return study.Evidence(smoke, True, store.Store("smoke", True, root))
+    return graph.Evidence(smoke, True, store.Store("smoke", True, root))
 
 
 def test_every_table_and_figure_of_the_paper_is_there(root):
@@ -48,7 +52,7 @@ def test_every_table_and_figure_of_the_paper_is_there(root):
     names = {path.stem for path in (report / "tables").glob("*.csv")}
     assert names == set(tables.TABLES) - {"parity"}  # which needs a data set that the original was run on
     assert {f"figure-{n}" for n in (2, 3, 4, 5)} <= names
-    from yolop import plots
+    from yolop.report import plots
 
     drawn = {path.stem for path in (report / "figures").iterdir()}
     assert drawn == set(plots.FIGURES)
@@ -131,7 +135,7 @@ def test_a_sweep_point_is_the_unpruned_model_at_ratio_0(evidence):
 def test_the_control_of_figure_3_has_the_sparsity_of_the_ratios_by_type(evidence):
     by_type, uniform = (
         tables.point(evidence, "l1-unstructured", **dict(zip(("conv", "c3", "sppf"), row, strict=True)))
-        for row in study.PAPER_ROWS["figure-3"][::-1]
+        for row in graph.PAPER_ROWS["figure-3"][::-1]
     )
     control = tables.control(evidence)
     assert control["conv"] == control["c3"] == control["sppf"] < uniform["conv"]
@@ -176,7 +180,7 @@ def test_channels_go_down_to_the_time_that_comes_nearest(evidence):
 def test_the_ledger_holds_every_claim_and_this_study(evidence):
     table = claims.ledger(evidence)
     assert (
-        len(table) == len(paper.CLAIMS)
+        len(table) == len(audit.CLAIMS)
         and table["smoke"].isin(["holds", "does not hold", "undecided", "not run"]).all()
     )
 
@@ -188,7 +192,7 @@ def test_same_steps_are_the_same_steps(evidence):
 
 
 def test_every_claim_is_judged(evidence):
-    assert set(claims.JUDGES) == {claim.id for claim in paper.CLAIMS}
+    assert set(claims.JUDGES) == {claim.id for claim in audit.CLAIMS}
     rows = claims.verdicts(evidence)
     assert {row["verdict"] for row in rows} <= {"holds", "does not hold", "undecided", "not run"}
     assert all(row["table"] in tables.TABLES for row in rows)
@@ -238,21 +242,21 @@ def test_drift_tells_noise_from_change(root, monkeypatch, tmp_path):
 
 
 def test_unpublished_settings_say_what_to_do():
-    evidence = study.Evidence(named_study("digits", epochs=3), False)
+    evidence = graph.Evidence(named_study("digits", epochs=3), False)
     with pytest.raises(store.StoreError, match='records="fresh"'):
         evidence.data()
 
 
 def test_bad_names_are_refused_before_any_work():
     with pytest.raises(SpecError, match="records"):
-        study.open_study("digits", records="both")
+        graph.open_study("digits", records="both")
     with pytest.raises(SpecError, match="one of digits"):
-        study.open_study("nosuch")
+        graph.open_study("nosuch")
 
 
 def test_the_shapes_of_the_grid_include_n_and_p():
-    assert MODELS["n"] in study.GRID and MODELS["p"] in study.GRID
-    assert set(study.NAMES) == set().union(*study.TRAININGS.values())
+    assert MODELS["n"] in graph.GRID and MODELS["p"] in graph.GRID
+    assert set(graph.NAMES) == set().union(*graph.TRAININGS.values())
 
 
 def test_markdown_and_csv_are_stable_and_escape():
@@ -280,9 +284,9 @@ def test_a_percentage_of_nothing_is_undecided(monkeypatch):
 
 
 def test_what_is_trained_on_without_zeros_has_the_times_of_n_and_scores_of_its_own():
-    table = tables.roads_table(study.open_study("bccd")).set_index("what")
+    table = tables.roads_table(graph.open_study("bccd")).set_index("what")
     times = ["latency_ms", "ratio_low", "ratio_high"]
-    for runtime in study.RUNTIME_NAMES.values():
+    for runtime in graph.RUNTIME_NAMES.values():
         control, n = table.loc[f"n, trained on, {runtime}"], table.loc[f"n, {runtime}"]
         assert control["road"] == "trained on" and control["seeds"] == 3
         assert list(control[times]) == list(n[times])

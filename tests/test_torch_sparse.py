@@ -2,8 +2,8 @@
 
 import pytest
 
-from yolop import torch_sparse
 from yolop.specs import ModelSpec, SparseTensorSpec
+from yolop.speed import torch_sparse
 
 
 @pytest.fixture(scope="module")

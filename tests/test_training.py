@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from yolop import checkpoints, datasets, models, training
+from yolop.data import datasets
+from yolop.network import checkpoints, yolov5
 from yolop.specs import MODELS, DigitsSpec, TrainSpec
+from yolop.train import trainer
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def a_spec(data, **changes) -> TrainSpec:
 
 def trained(data, folder, **changes) -> dict:
     folder.mkdir()
-    return training.train(a_spec(data, **changes), data, folder)
+    return trainer.train(a_spec(data, **changes), data, folder)
 
 
 def test_same_seed_same_weights_other_seed_other_weights(data, tmp_path):
@@ -40,11 +42,11 @@ def test_the_record_tells_the_whole_run(data, tmp_path, capsys):
     assert metrics["steps"] == 3 * 3  # 20 images in batches of 8
     assert [("mAP50" in row) for row in metrics["curve"]] == [False, True, True]
     assert metrics["best_epoch"] in (2, 3)
-    assert metrics["parameters"] == sum(models.closed_form_parameters(0.16, 0.2, data.nc))
+    assert metrics["parameters"] == sum(yolov5.closed_form_parameters(0.16, 0.2, data.nc))
     assert {"mAP50", "mAP50_95", "per_class", "mAP50_resampled"} <= set(metrics["test"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and "left" in lines[0]  # one line per validation, readable in a saved notebook
-    again = checkpoints.load_weights(models.build(MODELS["p"], data.nc), tmp_path / "run/weights.safetensors")
+    again = checkpoints.load_weights(yolov5.build(MODELS["p"], data.nc), tmp_path / "run/weights.safetensors")
     assert all(torch.isfinite(p).all() for p in again.parameters())
 
 
@@ -64,7 +66,7 @@ def test_threads_and_global_state_are_as_before(data, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
-    with pytest.raises(training.TrainingError, match="not finite.*lower lr0"):
+    with pytest.raises(trainer.TrainingError, match="not finite.*lower lr0"):
         trained(data, tmp_path / "run", box=1e39)
     assert not (tmp_path / "run/weights.safetensors").exists()
 
@@ -89,29 +91,29 @@ def test_a_label_cache_is_never_opened(data, tmp_path):
 def test_nothing_is_reported_and_the_users_settings_stay(tmp_path):
     from ultralytics.utils import SETTINGS, SETTINGS_FILE
 
-    assert not any(SETTINGS[name] for name in training.INTEGRATIONS)
+    assert not any(SETTINGS[name] for name in trainer.INTEGRATIONS)
     assert str(SETTINGS_FILE).startswith(os.environ["YOLO_CONFIG_DIR"])
 
 
 def test_every_argument_is_ultralytics_own_and_explicit(tmp_path, data):
     from ultralytics.cfg import get_cfg
 
-    given = training.arguments(a_spec(data), tmp_path, "cpu")
+    given = trainer.arguments(a_spec(data), tmp_path, "cpu")
     get_cfg(overrides=given)  # refuses names that do not exist
     assert given["optimizer"] != "auto" and given["batch"] > 0 and given["amp"] is False and given["val"] is True
 
 
 def test_gains_scale_as_in_the_original(data):
-    assert training.gains(a_spec(data, imgsz=640, nc=80)) == {"box": 0.05, "obj": 1.0, "cls": 0.5}
-    assert training.gains(a_spec(data, imgsz=320, nc=8)) == pytest.approx({"box": 0.05, "obj": 0.25, "cls": 0.05})
+    assert trainer.gains(a_spec(data, imgsz=640, nc=80)) == {"box": 0.05, "obj": 1.0, "cls": 0.5}
+    assert trainer.gains(a_spec(data, imgsz=320, nc=8)) == pytest.approx({"box": 0.05, "obj": 0.25, "cls": 0.05})
 
 
 @pytest.mark.parametrize("init", ["matching", "largest-l1"])
 def test_starting_from_another_model(data, init):
     torch.manual_seed(7)
-    parent = models.build(MODELS["n"], data.nc)
-    started = training.initial_model(a_spec(data, init=f"{init}:some-run"), data, parent)
-    fresh = training.initial_model(a_spec(data), data, None)
+    parent = yolov5.build(MODELS["n"], data.nc)
+    started = trainer.initial_model(a_spec(data, init=f"{init}:some-run"), data, parent)
+    fresh = trainer.initial_model(a_spec(data), data, None)
     changed = [
         name for name, p in started.named_parameters() if not torch.equal(p, dict(fresh.named_parameters())[name])
     ]

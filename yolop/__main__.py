@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from yolop import doctor, runner, store
+from yolop import store
+from yolop.run import doctor, runner
 from yolop.specs import FORMATS, STUDIES, SpecError
 from yolop.store import StoreError
 

@@ -12,7 +12,7 @@ import numpy as np
 from nbformat import v4
 from PIL import Image
 
-from yolop import datasets
+from yolop.data import datasets
 
 ROOT = Path(__file__).resolve().parents[2]
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\r\n\u202e"  # clears the screen, names the window, turns the writing around

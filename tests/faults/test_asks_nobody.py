@@ -56,7 +56,10 @@ CHAIN = """
 import os, sys
 from pathlib import Path
 import numpy as np, torch, yaml
-from yolop import checkpoints, datasets, models, runtimes, training
+from yolop.data import datasets
+from yolop.network import checkpoints, yolov5
+from yolop.speed import runtimes
+from yolop.train import trainer
 from yolop.specs import FORMATS, MODELS, DigitsSpec, TrainSpec
 
 folder, traps, names = Path(sys.argv[1]), Path(sys.argv[2]), yaml.safe_load(sys.argv[3])[:10]
@@ -79,13 +82,13 @@ if __name__ == "__main__":
     assert data.digest == before.digest
     spec = TrainSpec(MODELS["p"], "p", data.digest, data.nc, imgsz=64, epochs=1, batch=4, val_every=1, mosaic=1.0)
     (folder / "run").mkdir()
-    training.train(spec, data, folder / "run")
-    model = checkpoints.load_weights(models.build(MODELS["p"], data.nc), folder / "run/weights.safetensors")
+    trainer.train(spec, data, folder / "run")
+    model = checkpoints.load_weights(yolov5.build(MODELS["p"], data.nc), folder / "run/weights.safetensors")
     for runtime in FORMATS.values():
         (folder / runtime).mkdir()
         calibration = np.zeros((2, 3, 64, 64), np.uint8)
-        runtimes.export(models.fused(model), runtime, 64, folder / runtime, calibration)
-        runtimes.load(runtime, folder / runtime, models.fused(model), 64, 1)(torch.zeros(1, 3, 64, 64))
+        runtimes.export(yolov5.fused(model), runtime, 64, folder / runtime, calibration)
+        runtimes.load(runtime, folder / runtime, yolov5.fused(model), 64, 1)(torch.zeros(1, 3, 64, 64))
     for path in sorted(traps.iterdir()):  # absent modules, formats that need a package: nobody installs them
         try:
             (checkpoints.read_official if path.suffix == ".pt" else datasets.read_image)(path)

@@ -129,13 +129,14 @@ def lzma_member(content: bytes) -> bytes:
 READER = """
 import json, resource, shutil, sys, time, warnings, zipfile
 from pathlib import Path
-from yolop import checkpoints, datasets, downloads, models
+from yolop.data import datasets, downloads
+from yolop.network import checkpoints, yolov5
 from yolop.specs import MODELS
 
 warnings.simplefilter("ignore")
 folder, root = map(Path, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_AS, (int(Path("/proc/self/statm").read_text().split()[0]) * 4096 + 8 * 2**30,) * 2)
-model = models.build(MODELS["p"], 3)
+model = yolov5.build(MODELS["p"], 3)
 
 def read_set(path, place):
     shutil.copy(root / "data.yaml", root / "data.yaml.kept")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from yolop import runner, store
+from yolop import store
 from yolop.__main__ import main
+from yolop.run import runner
 from yolop.specs import CensusSpec, ModelSpec
 from yolop.store import Record, Store
 

@@ -269,7 +269,7 @@ def bombs() -> dict[str, bytes]:
 
 def official(draw: random.Random, folder: Path):
     """(tries, what reads one): each try is bytes and the names of their change; reading returns whether it was read."""
-    from yolop.checkpoints import CheckpointError, read_official
+    from yolop.network.checkpoints import CheckpointError, read_official
 
     entries, path = an_official(), folder / "c.pt"
     base, code = zipped(entries.items()), entries["archive/data.pkl"]
@@ -308,7 +308,7 @@ def safetensors(draw: random.Random, folder: Path):
     import torch
     from torch import nn
 
-    from yolop.checkpoints import CheckpointError, load_weights, save_weights
+    from yolop.network.checkpoints import CheckpointError, load_weights, save_weights
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))

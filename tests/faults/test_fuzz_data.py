@@ -40,7 +40,7 @@ def root(tmp_path):
 
 def is_read(root: Path, counts: Counter) -> None:
     """Read the data set: DatasetError, or boxes that training can use."""
-    from yolop import datasets
+    from yolop.data import datasets
 
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     try:
@@ -111,7 +111,7 @@ def test_any_label_file_is_boxes_or_a_named_error(root, seen):
 
 
 def test_any_settings_are_a_study_or_a_named_error(project, seen):
-    from yolop import runner
+    from yolop.run import runner
     from yolop.specs import SpecError, Study, named_study
 
     (project / "notebooks/01_architecture.ipynb").write_bytes(NOTEBOOK.read_bytes())

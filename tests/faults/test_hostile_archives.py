@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from strangers import shown
 
-from yolop import downloads
-from yolop.downloads import DownloadError, Source, fetch, manifest_text
+from yolop.data import downloads
+from yolop.data.downloads import DownloadError, Source, fetch, manifest_text
 
 CONTENT = b"the known content " * 100
 

@@ -10,8 +10,9 @@ from strangers import ESCAPES, FIELDS, ROOT, notebook, odd_places
 from torch import nn
 
 import yolop
-from yolop import runner, sparse
 from yolop.__main__ import main
+from yolop.run import runner
+from yolop.speed import engine
 
 
 def test_models_in_yaml_run_nothing(root, canary, capsys, seen):
@@ -99,7 +100,7 @@ def test_networks_whose_layers_have_names_that_are_code(tmp_path, canary, monkey
         model.add_module("last", nn.Conv2d(8, 8, 1))
         model.eval()
         try:
-            found = sparse.sparsify(model, 32, threads=1, choose=False)(image)
+            found = engine.sparsify(model, 32, threads=1, choose=False)(image)
             torch.testing.assert_close(found, model(image).detach(), rtol=1e-3, atol=1e-4)
         except yolop.specs.SpecError as error:
             print(ascii(name)[:60], ascii(str(error))[:100])

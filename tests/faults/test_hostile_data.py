@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from strangers import ESCAPES, GOOD, Trap, encoded, laughs, png, pt, shown
 
-from yolop import datasets, runner
 from yolop.__main__ import main
-from yolop.datasets import DatasetError
+from yolop.data import datasets
+from yolop.data.datasets import DatasetError
+from yolop.run import runner
 
 
 def hostile_yamls(canary: Path) -> dict[str, str | bytes]:

@@ -12,8 +12,11 @@ from nbconvert.filters import markdown2html
 from nbformat import v4
 from strangers import ODD, encoded, notebook, odd_places
 
-from yolop import datasets, page, plots, reporting, runner, runtimes, tables
+from yolop.data import datasets
+from yolop.report import page, plots, reporting, tables
+from yolop.run import runner
 from yolop.specs import Study
+from yolop.speed import runtimes
 
 
 def test_scripts_in_a_notebook_do_not_reach_its_report(root, project, tmp_path, canary, seen):

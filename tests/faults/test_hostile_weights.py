@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save
 from strangers import ESCAPES, Trap, packed, pt, shown
 
-from yolop import checkpoints, models
-from yolop.checkpoints import CheckpointError
-from yolop.narrowing import remove_channels
+from yolop.network import checkpoints, yolov5
+from yolop.network.channels import remove_channels
+from yolop.network.checkpoints import CheckpointError
 from yolop.specs import MODELS
 
 
@@ -100,7 +100,7 @@ def test_pickles_that_would_run_code(tmp_path, canary, seen):
 def lying_tensors(canary: Path) -> dict[str, bytes]:
     """Safetensors of YOLOv5p with 3 classes of which one thing is not true."""
     torch.manual_seed(0)
-    state = models.build(MODELS["p"], 3).state_dict()
+    state = yolov5.build(MODELS["p"], 3).state_dict()
     whole = save(state)
     length = struct.unpack("<Q", whole[:8])[0]
     text, data = whole[8 : 8 + length], whole[8 + length :]
@@ -170,15 +170,15 @@ def test_safetensors_that_lie(tmp_path, canary, seen):
     for name, data in files.items():
         path.write_bytes(data)
         try:
-            checkpoints.load_weights(models.build(MODELS["p"], 3), path)
+            checkpoints.load_weights(yolov5.build(MODELS["p"], 3), path)
             passed += 1
             print("not refused:", name)
         except CheckpointError as error:
             assert len(shown(error)) < 1200 and "w.safetensors" in str(error), name
         assert not canary.exists()
     assert passed == 0
-    checkpoints.save_weights(remove_channels(models.build(MODELS["p"], 3), 0.5), path)  # and the honest ones pass
-    checkpoints.load_weights(models.build(MODELS["p"], 3), path)
+    checkpoints.save_weights(remove_channels(yolov5.build(MODELS["p"], 3), 0.5), path)  # and the honest ones pass
+    checkpoints.load_weights(yolov5.build(MODELS["p"], 3), path)
     seen(
         "safetensors with a lying header, widths that do not fit, NaN, names that are code",
         len(files),

@@ -17,7 +17,8 @@ import psutil
 import pytest
 from nbformat import v4
 
-from yolop import runner, store
+from yolop import store
+from yolop.run import runner
 
 TRIES = 20
 PARAMETERS = "\n".join(f"{name} = None" for name in runner.declared(runner.notebooks()[0]))
@@ -184,21 +185,22 @@ def test_a_stop_ends_all_children_within_ten_seconds(tmp_path, quiet, number, se
 TRAINING = """
 import os, sys
 from pathlib import Path
-from yolop import datasets, resuming, training
+from yolop.data import datasets
+from yolop.train import resume, trainer
 from yolop.specs import MODELS, DigitsSpec, SparseTrainSpec, TrainSpec
-from yolop.sparse_training import SparseTrainer
+from yolop.train.zeros import SparseTrainer
 from yolop.store import Store
-resuming.EVERY_S = 0.0
+resume.EVERY_S = 0.0
 root, digits = Path(sys.argv[1]), DigitsSpec(train=20, val=6, test=6, imgsz=96)
 for line in sys.stdin:
     place, seed = line.split()
     pid = os.fork()  # of a process that has only imported: a training starts in milliseconds
     if not pid:
         data = datasets.generate(digits, root / "digits")
-        kind, how = (TrainSpec, training.Trainer) if int(seed) % 2 else (SparseTrainSpec, SparseTrainer)
+        kind, how = (TrainSpec, trainer.Trainer) if int(seed) % 2 else (SparseTrainSpec, SparseTrainer)
         more = {} if int(seed) % 2 else {"sparsity": 0.8}
         spec = kind(MODELS["p"], "p", data.digest, data.nc, 64, 8, 8, int(seed), mosaic=1.0, val_every=2, **more)
-        work = lambda folder: training.train(spec, data, folder, trainer_class=how)
+        work = lambda folder: trainer.train(spec, data, folder, trainer_class=how)
         Store(place, True, root).get_or_run(spec, work)
         os._exit(0)
     print(pid, flush=True)

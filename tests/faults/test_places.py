@@ -36,7 +36,7 @@ def work(folder):
 record = Store(study, True).get_or_run(CensusSpec("toy", (("n", ModelSpec(0.33, 0.25)),), nc=3, imgsz=64), work)
 write_atomically(ROOT / "reports" / study / "tables" / "small.csv", f"parameters\\n{record.metrics['params']}\\n")
 print("é 표 →", Path.cwd())"""
-DATA = """from yolop.reporting import Report
+DATA = """from yolop.report.reporting import Report
 
 Report(study, records, write_report).table("dataset")"""
 NEVER = "1 / 0"  # as it is never run, the whole report, which needs every record of a study, is not asked for
@@ -250,7 +250,7 @@ def test_no_home_and_a_package_that_cannot_be_written(tmp_path, seen):
     shutil.copytree(Path(yolop.__file__).parent, tmp_path / "yolop", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "yolop").chmod(0o555)
     place = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "HOME": "/proc/nowhere"}
-    script = "import yolop.kernels; print(yolop.__file__)"  # Numba refuses functions that it can keep nowhere
+    script = "import yolop.speed.kernels; print(yolop.__file__)"  # Numba refuses functions that it can keep nowhere
     command = [*NAMELESS, sys.executable, "-c", script]
     done = subprocess.run(command, env=place, capture_output=True, text=True, cwd=tmp_path)
     (tmp_path / "yolop").chmod(0o755)

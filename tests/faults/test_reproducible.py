@@ -25,7 +25,7 @@ WORK = """
 import hashlib, json, sys
 from pathlib import Path
 import yolop
-from yolop.reporting import Report
+from yolop.report.reporting import Report
 
 report = Report("smoke", "fresh", True, **json.loads(sys.argv[1]))
 evidence = report.evidence
@@ -39,11 +39,11 @@ for ask in asked[:: int(sys.argv[2])]:
 from ultralytics.cfg import get_cfg
 from ultralytics.data.build import build_dataloader
 from ultralytics.utils.torch_utils import init_seeds
-from yolop import training
+from yolop.train import trainer
 
 def seen_by_workers(seed):
-    settings = get_cfg(overrides=training.arguments(evidence.train_spec("p", seed), Path("nowhere"), "cpu"))
-    images = training.CheckedImages(evidence.dataset(), "train", imgsz=96, augment=True, hyp=settings, batch_size=8)
+    settings = get_cfg(overrides=trainer.arguments(evidence.train_spec("p", seed), Path("nowhere"), "cpu"))
+    images = trainer.CheckedImages(evidence.dataset(), "train", imgsz=96, augment=True, hyp=settings, batch_size=8)
     init_seeds(seed + 1, deterministic=True)  # as ultralytics' trainer does
     loader = build_dataloader(images, batch=8, workers=2, shuffle=True, device="cpu")
     assert loader.num_workers > 0

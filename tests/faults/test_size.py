@@ -15,9 +15,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolop import datasets, evaluation, models, plots, reporting, store, training
+from yolop import store
+from yolop.data import datasets
+from yolop.measure import evaluation
+from yolop.network import yolov5
+from yolop.report import plots, reporting
 from yolop.specs import MODELS, DigitsSpec, SweepSpec, TrainSpec, canonical, named_study, run_id
-from yolop.study import Evidence
+from yolop.study.graph import Evidence
+from yolop.train import trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW, MANY = 2_000, 20_000  # images
@@ -56,14 +61,14 @@ def test_room_in_memory_changes_no_weight_and_no_score(data, tmp_path, monkeypat
     def counted(function):
         return lambda *arguments: reads.append(None) or function(*arguments)
 
-    monkeypatch.setattr(training.CheckedImages, "read", counted(training.CheckedImages.read))
+    monkeypatch.setattr(trainer.CheckedImages, "read", counted(trainer.CheckedImages.read))
     monkeypatch.setattr(evaluation, "load_image", counted(evaluation.load_image))
     for budget in (0, 100_000, datasets.KEPT_BYTES):  # bytes for a split; all of train are 20 x 64 x 64 x 3 = 245,760
         monkeypatch.setattr(datasets, "KEPT_BYTES", budget)
         reads.clear()
         folder = tmp_path / str(budget)
         folder.mkdir()
-        metrics = training.train(spec, data, folder)
+        metrics = trainer.train(spec, data, folder)
         found.append((metrics, (folder / "weights.safetensors").read_bytes(), len(reads)))
     none, some, everything = (many for *_, many in found)
     assert none > some > everything == 20 + 12 + 12 + 6  # each image of train, val, and at the end val and test, once
@@ -105,7 +110,7 @@ def test_a_quarter_of_the_free_memory_is_the_most(monkeypatch):
 def test_bootstrap_samples_in_pieces_equal_all_at_once(data, monkeypatch, seen):
     """All at once they took 1 GB for every 2,000 images."""
     torch.manual_seed(0)
-    model = models.fused(models.build(MODELS["p"], data.nc))
+    model = yolov5.fused(yolov5.build(MODELS["p"], data.nc))
     found = []
     for numbers in (1, 50_000, 10**12):
         monkeypatch.setattr(evaluation, "WEIGHTS", numbers)

@@ -20,15 +20,19 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import nms
 from ultralytics.utils.torch_utils import ModelEMA
 
-from yolop import checkpoints, datasets, doctor, evaluation, models, runner, training
 from yolop.__main__ import main
-from yolop.checkpoints import CheckpointError
-from yolop.evaluation import Validation, evaluate
-from yolop.head import Loss
+from yolop.data import datasets
+from yolop.measure import evaluation
+from yolop.measure.evaluation import Validation, evaluate
+from yolop.network import checkpoints, yolov5
+from yolop.network.checkpoints import CheckpointError
+from yolop.network.head import Loss
+from yolop.run import doctor, runner
 from yolop.specs import MODELS, CensusSpec, DigitsSpec, EvaluationSpec, ModelSpec, SpecError, TrainSpec
 from yolop.store import Store
-from yolop.study import open_study
-from yolop.training import TrainingError
+from yolop.study.graph import open_study
+from yolop.train import trainer
+from yolop.train.trainer import TrainingError
 
 ROOT = Path(__file__).resolve().parents[2]
 CENSUS = CensusSpec("toy", (("p", MODELS["p"]),), nc=3, imgsz=64)
@@ -72,7 +76,7 @@ def training_of(data, **changes):
         **{"model": MODELS["p"], "label": "p", "data": data.digest, "nc": data.nc, "imgsz": 64, "epochs": EPOCHS,
            "batch": 8, "val_every": EPOCHS} | changes
     )  # fmt: skip
-    return spec, lambda folder: training.train(spec, data, folder)
+    return spec, lambda folder: trainer.train(spec, data, folder)
 
 
 def at_call(monkeypatch, owner, name: str, number: int, spoil) -> None:
@@ -140,7 +144,7 @@ def test_the_batch_is_never_halved_for_lack_of_memory(data, place, monkeypatch, 
 @pytest.mark.parametrize("head", ["anchor", "anchor-free"])
 def test_a_model_that_predicts_nan_has_no_map(data, place, head, seen):
     """Without the check NaN is simply below every confidence: mAP 0, as of a model that has learned nothing."""
-    model, validation = models.build(ModelSpec(0.16, 0.2, head), data.nc).eval(), Validation(data, "val", 64)
+    model, validation = yolov5.build(ModelSpec(0.16, 0.2, head), data.nc).eval(), Validation(data, "val", 64)
     spec = EvaluationSpec("train-p", data.digest, 64, "val")
     sound = {name: tensor.clone() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     for name in [name for name in sound if name.endswith((".conv.weight", ".running_var", ".bias"))][::5]:
@@ -151,9 +155,9 @@ def test_a_model_that_predicts_nan_has_no_map(data, place, head, seen):
             with torch.no_grad():
                 finite = all(part.isfinite().all() for part in _parts(model(validation.images[0][None] / 255)))
             if not finite:  # zeros and saturation can swallow it
-                place.refuses(spec, lambda _: evaluate(models.fused(model), validation), ValueError, "NaN or infinity")
+                place.refuses(spec, lambda _: evaluate(yolov5.fused(model), validation), ValueError, "NaN or infinity")
     model.load_state_dict(sound, strict=False)
-    assert evaluate(models.fused(model), validation)["mAP50"] >= 0
+    assert evaluate(yolov5.fused(model), validation)["mAP50"] >= 0
     seen(f"NaN or infinity predicted, {head} head", place.tries, "error instead of mAP 0, no record", place.lost)
 
 
@@ -162,7 +166,7 @@ def _parts(output):
 
 
 def test_weights_that_are_not_finite_are_not_loaded(tmp_path, seen):
-    model, tries = models.build(MODELS["p"], 3), 0
+    model, tries = yolov5.build(MODELS["p"], 3), 0
     sound = model.state_dict()
     for name in [name for name, tensor in sound.items() if tensor.is_floating_point()][::7]:
         for value in (NAN, INF, -INF):
@@ -170,16 +174,16 @@ def test_weights_that_are_not_finite_are_not_loaded(tmp_path, seen):
             spoiled.view(-1)[-1] = value
             save_file(sound | {name: spoiled}, tmp_path / "w.safetensors")
             with pytest.raises(CheckpointError, match=f"{name} is not finite"):
-                checkpoints.load_weights(models.build(MODELS["p"], 3), tmp_path / "w.safetensors")
+                checkpoints.load_weights(yolov5.build(MODELS["p"], 3), tmp_path / "w.safetensors")
             tries += 1
     save_file(sound, tmp_path / "w.safetensors")
-    checkpoints.load_weights(models.build(MODELS["p"], 3), tmp_path / "w.safetensors")
+    checkpoints.load_weights(yolov5.build(MODELS["p"], 3), tmp_path / "w.safetensors")
     seen("Weights of NaN or infinity in a file", tries, "checkpoint error names the tensor")
 
 
 def test_suppression_knows_no_clock(data, monkeypatch, seen):
     """On a machine so slow that the clock is an hour on whenever it is read, every image keeps its detections."""
-    model, validation = models.fused(models.build(MODELS["p"], data.nc)), Validation(data, "train", 64)
+    model, validation = yolov5.fused(yolov5.build(MODELS["p"], data.nc)), Validation(data, "train", 64)
     with torch.no_grad():
         for conv in model.model[-1].m:
             conv.bias.view(3, -1)[:, 4:] = 4.0  # it sees something everywhere
@@ -202,7 +206,7 @@ def test_operations_are_never_counted_as_none(place, monkeypatch, seen):
     """By a counter that counts nothing, by one that does not know convolutions, and with a `thop` that gives 0."""
 
     def census(_: Path) -> dict:
-        return {label: models.census(model, 3, 96) for label, model in spec.models}
+        return {label: yolov5.census(model, 3, 96) for label, model in spec.models}
 
     spec = CensusSpec("other", CENSUS.models, 3, 96)
     sound = census(place.root)

@@ -13,11 +13,11 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from yolop import paper
+from yolop.paper import audit
 from yolop.specs import require, scaled_depth, scaled_width
 
-ROWS = [(n, *(row[name] for name in ("conv", "c3", "sppf", "sparsity"))) for n in (4, 5) for row in paper.figure(n)]
-MISPRINT, HALF_OF_MISPRINT = 0.0994, 0.00005  # at a ratio of 0.01: 0.00994 must be meant (`paper.audit`)
+ROWS = [(n, *(row[name] for name in ("conv", "c3", "sppf", "sparsity"))) for n in (4, 5) for row in audit.figure(n)]
+MISPRINT, HALF_OF_MISPRINT = 0.0994, 0.00005  # at a ratio of 0.01: 0.00994 must be meant (`audit.audit`)
 PRINTED = np.array([0.00994 if row[4] == MISPRINT else row[4] for row in ROWS])
 HALF = np.array([0.5 * 10.0 ** -len(f"{value}".split(".")[1]) for value in PRINTED])  # half a unit of the last digit
 DIGITS = [f"{row[1]:g}" for row in ROWS[3:]]  # names of Figure 5's rows: the ratio of Conv

@@ -1,4 +1,4 @@
-"""Verdicts on the paper's sentences: each claim of `paper.CLAIMS` is estimated from records and judged.
+"""Verdicts on the paper's sentences: each claim of `audit.CLAIMS` is estimated from records and judged.
 
 A verdict is one of: holds, does not hold, undecided (the interval reaches across the threshold), not run. The rule is the
 claim's own threshold; here stands how its estimate is made.
@@ -11,9 +11,10 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from yolop import paper, store
-from yolop.study import NAMES, PAPER_ROWS, Evidence
-from yolop.tables import control, difference, interval, point, scores, sensitivity_table, sweeps_table
+from yolop import store
+from yolop.paper import audit
+from yolop.report.tables import control, difference, interval, point, scores, sensitivity_table, sweeps_table
+from yolop.study.graph import NAMES, PAPER_ROWS, Evidence
 
 HOLDS, FAILS, OPEN, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 
@@ -21,7 +22,7 @@ HOLDS, FAILS, OPEN, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 def verdicts(e: Evidence, ids: tuple[str, ...] = ()) -> list[dict]:
     """One row per claim, all or those of `ids`: id, claim, where, estimate, threshold, verdict, table."""
     rows = []
-    for claim in paper.CLAIMS:
+    for claim in audit.CLAIMS:
         if ids and claim.id not in ids:
             continue
         estimate, verdict, table = JUDGES[claim.id](e)
@@ -52,7 +53,7 @@ def ledger(e: Evidence, estimates: bool = False) -> pd.DataFrame:
         if name not in found and file.exists():
             found[name] = store.read_json(file)
     rows = []
-    for claim in paper.CLAIMS:
+    for claim in audit.CLAIMS:
         row = {"claim": claim.text, "where": claim.where}
         row |= {"estimator": claim.estimator, "threshold": claim.threshold} if estimates else {}
         for name, judged in found.items():

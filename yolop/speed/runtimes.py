@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from yolop import latency
-from yolop.head import STRIDES, decode_arrays
-from yolop.models import Wired
+from yolop.measure import latency
+from yolop.network.head import STRIDES, decode_arrays
+from yolop.network.yolov5 import Wired
 from yolop.specs import RUNTIMES, RoadTimesSpec, require
 from yolop.store import write_atomically
 
@@ -126,7 +126,7 @@ def load(runtime: str, folder: Path | None, model: nn.Module, imgsz: int, thread
         model = model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
         return torch.inference_mode()(lambda image: model(image))
     if runtime == "sparse":
-        from yolop.sparse import sparsify
+        from yolop.speed.engine import sparsify
 
         return sparsify(model, imgsz, threads)
     loader = {"onnxruntime": _in_onnxruntime, "ncnn": _in_ncnn}.get(runtime, _in_openvino)

@@ -16,9 +16,9 @@ from matplotlib import colormaps, font_manager, get_data_path, rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from yolop import paper
-from yolop.recipe import draw_recipe
-from yolop.study import NAMES, Evidence
+from yolop.paper import audit
+from yolop.paper.recipe import draw_recipe
+from yolop.study.graph import NAMES, Evidence
 
 STYLE = {
     "figure.dpi": 100,
@@ -218,7 +218,7 @@ def scaling_grid(frame: Frame) -> Figure:
 def accuracy_and_time(frame: Frame) -> Figure:
     """Figure 2 as a picture: mAP50 against time relative to n, ours (filled, with interval) and the paper's (hollow)."""
     ours = frame("figure-2")
-    printed = pd.DataFrame(paper.figure(2))
+    printed = pd.DataFrame(audit.figure(2))
     printed["ratio"] = printed["latency_ms"] / printed.loc[printed["model"] == NAMES["n"], "latency_ms"].iloc[0]
     figure, ax = _axes(7, 4)
     for row in ours.itertuples():

@@ -201,9 +201,9 @@ def settings() -> Iterator[tuple[str, str]]:
     """ultralytics' settings as a training of the study sees them: nothing reported, the user's own file untouched."""
     from ultralytics.utils import SETTINGS, SETTINGS_FILE
 
-    from yolop import training
+    from yolop.train import trainer
 
-    on = [name for name in training.INTEGRATIONS if SETTINGS[name]]
+    on = [name for name in trainer.INTEGRATIONS if SETTINGS[name]]
     if on:
         yield "FAIL", f"{', '.join(on)} on: import yolop before ultralytics"
     elif not Path(SETTINGS_FILE).is_relative_to(os.environ["YOLO_CONFIG_DIR"]):

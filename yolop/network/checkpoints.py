@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import nn
 from ultralytics.nn.modules import C3, SPPF, Conv
 
-from yolop.head import STRIDES, Detect
+from yolop.network.head import STRIDES, Detect
 from yolop.specs import printable
 from yolop.store import write_atomically
 

@@ -15,7 +15,7 @@ from ultralytics.nn.modules import Conv, Focus
 from ultralytics.nn.tasks import BaseModel, DetectionModel, parse_model
 from ultralytics.utils.torch_utils import initialize_weights
 
-from yolop.head import ANCHORS, STRIDES, Detect, Loss
+from yolop.network.head import ANCHORS, STRIDES, Detect, Loss
 from yolop.specs import ModelSpec, StemSpec, scaled_depth, scaled_width
 
 BACKBONE = (  # from, repeats, module, arguments (channels of the full-width model first)
@@ -214,7 +214,7 @@ def compare_stems(spec: StemSpec) -> dict:
     Focus cuts the image into its four phases and convolves them 3x3 together. The same weights, laid out over the
     pixels they meet, are a 6x6 kernel: phase (dy, dx) of Focus's kernel position (i, j) sits at (2i + dy, 2j + dx).
     """
-    from yolop import latency
+    from yolop.measure import latency
 
     torch.manual_seed(0)
     focus, stem = Focus(3, spec.channels, 3).eval(), Conv(3, spec.channels, 6, 2, 2).eval()

@@ -21,10 +21,10 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from yolop import kernels as k
-from yolop.head import decode_arrays
-from yolop.models import Wired
+from yolop.network.head import decode_arrays
+from yolop.network.yolov5 import Wired
 from yolop.specs import SpecError, require
+from yolop.speed import kernels as k
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
 PARTS = ("at", "plane", "pitch")  # of where a map lies: its first pixel, the lengths of a plane and of a row

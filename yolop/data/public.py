@@ -18,8 +18,8 @@ import numpy as np
 import yaml
 from filelock import FileLock
 
-from yolop.datasets import SPLITS, Dataset, DatasetError, image_size, read, yolo_lines
-from yolop.downloads import DownloadError, Source, fetch, read_manifest, wrong_files
+from yolop.data.datasets import SPLITS, Dataset, DatasetError, image_size, read, yolo_lines
+from yolop.data.downloads import DownloadError, Source, fetch, read_manifest, wrong_files
 from yolop.specs import canonical, require
 from yolop.store import write_atomically
 

@@ -14,7 +14,8 @@ from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 
-from yolop import datasets, doctor, public
+from yolop.data import datasets, public
+from yolop.run import doctor
 from yolop.specs import (
     METHODS,
     MODELS,
@@ -235,7 +236,7 @@ class Evidence:
         spec = self.train_spec(label, seed)
 
         def work(folder: Path) -> dict:
-            from yolop.training import train
+            from yolop.train.trainer import train
 
             _, init, how = self.trainings[label]
             parent = None if init == "random" else self.model(init.split(":")[1], seed)
@@ -277,8 +278,8 @@ class Evidence:
         spec = self.shrunk_spec(sparsity, allocation, removed, seed)
 
         def work(folder: Path) -> dict:
-            from yolop.sparse_training import SparseTrainer
-            from yolop.training import train
+            from yolop.train.trainer import train
+            from yolop.train.zeros import SparseTrainer
 
             parent = self.model(self.dense, seed)
             return train(spec, self.dataset(), folder, parent, self.study.device, SparseTrainer)
@@ -290,10 +291,10 @@ class Evidence:
         spec = OfficialSpec(MODELS["n"], 80, "yolov5n-v6.0", public.WEIGHTS_SHA256)
 
         def work(folder: Path) -> dict:
-            from yolop import checkpoints, models
+            from yolop.network import checkpoints, yolov5
 
             tensors = checkpoints.read_official(public.official_weights())
-            model = models.build(spec.model, spec.nc)
+            model = yolov5.build(spec.model, spec.nc)
             checkpoints.load_official(model, tensors)
             checkpoints.save_weights(model, folder / "weights.safetensors")
             return {"tensors": len(tensors), "parameters": sum(p.numel() for p in model.parameters())}
@@ -306,16 +307,16 @@ class Evidence:
         spec = EvaluationSpec(self.official().run_id, self.data().metrics["digest"], 640, split)
 
         def work(_: Path) -> dict:
-            from yolop import models
-            from yolop.evaluation import Validation, evaluate
+            from yolop.measure.evaluation import Validation, evaluate
+            from yolop.network import yolov5
 
-            return evaluate(models.fused(self.model("coco")), Validation(self.dataset(), split, spec.imgsz), 200)
+            return evaluate(yolov5.fused(self.model("coco")), Validation(self.dataset(), split, spec.imgsz), 200)
 
         return self.store.get_or_run(spec, work).metrics
 
     def recipe(self) -> dict:
         """The search for the paper's unpublished p and pruning, by arithmetic over shapes."""
-        from yolop.recipe import RecipeSpec, search
+        from yolop.paper.recipe import RecipeSpec, search
 
         spec = RecipeSpec(nc_max=10, papers=20) if self.study.name.startswith("smoke") else RecipeSpec()
         return self.store.get_or_run(spec, lambda _: search(spec)).metrics
@@ -326,9 +327,9 @@ class Evidence:
 
     def load(self, record: Record):
         """The model of a training's record, as of `model`."""
-        from yolop import checkpoints, models
+        from yolop.network import checkpoints, yolov5
 
-        network = models.build(ModelSpec(**record.spec["model"]), record.spec["nc"])
+        network = yolov5.build(ModelSpec(**record.spec["model"]), record.spec["nc"])
         return checkpoints.load_weights(network, record.path("weights.safetensors")).eval()
 
     # --- pruning ------------------------------------------------------------------------------------------------------
@@ -372,14 +373,15 @@ class Evidence:
     def _sweep(self, spec: SweepSpec, seed: int | None) -> dict:
         from dataclasses import asdict
 
-        from yolop import models, pruning
-        from yolop.evaluation import Validation, evaluate
+        from yolop.measure import pruning
+        from yolop.measure.evaluation import Validation, evaluate
+        from yolop.network import yolov5
 
         model, validation = self.model("p-best", seed), Validation(self.dataset(), spec.split, self.study.imgsz)
 
         def row(point: PruneSpec) -> dict:
             pruned = pruning.prune(model, point)
-            scores = evaluate(models.fused(pruned), validation, 200 if spec.label == "figures" else 0)
+            scores = evaluate(yolov5.fused(pruned), validation, 200 if spec.label == "figures" else 0)
             kept = {k: scores[k] for k in ("mAP50", "mAP50_95", "mAP50_resampled") if k in scores}
             return asdict(point) | pruning.achieved(pruned) | kept
 
@@ -400,15 +402,16 @@ class Evidence:
         spec = SensitivitySpec(self.trained("p-best", seed).run_id, self.data().metrics["digest"])
 
         def work(_: Path) -> dict:
-            from yolop import models, pruning
-            from yolop.evaluation import Validation, evaluate
+            from yolop.measure import pruning
+            from yolop.measure.evaluation import Validation, evaluate
+            from yolop.network import yolov5
 
             model, validation = self.model("p-best", seed), Validation(self.dataset(), spec.split, self.study.imgsz)
-            dense = evaluate(models.fused(model), validation)
+            dense = evaluate(yolov5.fused(model), validation)
             rows = []
             for name, conv, kind in progress(pruning.layers(model), "one layer at a time"):
                 pruned = pruning.prune_layer(model, name, spec.method, spec.ratio)
-                scores = evaluate(models.fused(pruned), validation)
+                scores = evaluate(yolov5.fused(pruned), validation)
                 row = {"layer": name, "module": kind, "weights": conv.weight.numel(), "ratio": spec.ratio}
                 row |= {"sparsity": pruning.sparsity(pruned), "mAP50": scores["mAP50"], "mAP50_95": scores["mAP50_95"]}
                 rows.append(row | {"mAP50_lost": dense["mAP50"] - scores["mAP50"]})
@@ -429,9 +432,9 @@ class Evidence:
             spec = CensusSpec(name, chosen, len(self.data().metrics["names"]), self.study.imgsz)
 
         def work(_: Path) -> dict:
-            from yolop import models
+            from yolop.network import yolov5
 
-            return {label: models.census(model, spec.nc, spec.imgsz) for label, model in spec.models}
+            return {label: yolov5.census(model, spec.nc, spec.imgsz) for label, model in spec.models}
 
         return self.store.get_or_run(spec, work).metrics
 
@@ -468,7 +471,7 @@ class Evidence:
         return self.store.get_or_run(spec, lambda _: self._latency(spec)).metrics
 
     def _latency(self, spec: LatencySpec) -> dict:
-        from yolop import latency
+        from yolop.measure import latency
 
         labels, baseline = [v.label for v in spec.variants], spec.variants[0].label
         weights = {v.label: self._weights(v) for v in spec.variants if v.weights}
@@ -500,7 +503,7 @@ class Evidence:
         spec = AtlasSpec(shapes, len(self.data().metrics["names"]), self.study.imgsz, shares, rounds)
 
         def work(_: Path) -> dict:
-            from yolop import atlas
+            from yolop.speed import atlas
 
             return {"rows": atlas.measure(spec, lambda items: progress(items, "atlas, layer shapes"))}
 
@@ -517,14 +520,14 @@ class Evidence:
         return tuple(share for share in self.study.sparsities if share)
 
     def narrowing_times(self) -> list[dict]:
-        """What removing channels gains in PyTorch, for more and more of them: rows as of `narrowing.times`."""
+        """What removing channels gains in PyTorch, for more and more of them: rows as of `channels.times`."""
         rounds = min(max(self.study.timing_rounds // 16, 5), 30)
         spec = NarrowingTimesSpec(self.shape("n"), len(self.data().metrics["names"]), self.study.imgsz, rounds=rounds)
 
         def work(_: Path) -> dict:
-            from yolop import narrowing
+            from yolop.network import channels
 
-            return {"rows": narrowing.times(spec)}
+            return {"rows": channels.times(spec)}
 
         return self.store.get_or_run(spec, work).metrics["rows"]
 
@@ -631,7 +634,7 @@ class Evidence:
         spec = ExportSpec(deployment, len(self.data().metrics["names"]), self.data().metrics["digest"])
 
         def work(folder: Path) -> dict:
-            from yolop import runtimes
+            from yolop.speed import runtimes
 
             model = self._subject(deployment, spec.nc)
             calibration = self.calibration(deployment.imgsz) if deployment.runtime == "openvino-int8" else None
@@ -642,7 +645,7 @@ class Evidence:
 
     def calibration(self, imgsz: int, images: int = 128) -> list:
         """Photographs of the train split, (3, imgsz, imgsz) uint8, spread over it, that show which values occur."""
-        from yolop.evaluation import Validation
+        from yolop.measure.evaluation import Validation
 
         found = Validation(self.dataset(), "train", imgsz, square=True).images
         return [found[i].numpy() for i in range(0, len(found), max(len(found) // images, 1))][:images]
@@ -655,8 +658,9 @@ class Evidence:
     def _road_scores(self, spec: RoadScoresSpec) -> list[dict]:
         import torch
 
-        from yolop import latency, runtimes
-        from yolop.evaluation import Validation, evaluate
+        from yolop.measure import latency
+        from yolop.measure.evaluation import Validation, evaluate
+        from yolop.speed import runtimes
 
         sizes = {d.imgsz for d in spec.deployments}
         splits = {size: Validation(self.dataset(), spec.split, size, square=True) for size in sizes}
@@ -677,7 +681,8 @@ class Evidence:
         return rows
 
     def _road_times(self, spec: RoadTimesSpec) -> list[dict]:
-        from yolop import latency, runtimes
+        from yolop.measure import latency
+        from yolop.speed import runtimes
 
         jobs = {deployment.label: self._job(deployment, spec) for deployment in spec.deployments}
         baseline, parts = spec.deployments[0].label, {label: [] for label in jobs}
@@ -702,7 +707,7 @@ class Evidence:
         spec = StemSpec(16, self.study.imgsz, self.study.timing_rounds)
 
         def work(_: Path) -> dict:
-            from yolop.models import compare_stems
+            from yolop.network.yolov5 import compare_stems
 
             return compare_stems(spec)
 
@@ -713,7 +718,7 @@ class Evidence:
         spec = SparseTensorSpec(self.shape("p"), self.study.imgsz, rounds=max(self.study.timing_rounds // 10, 5))
 
         def work(_: Path) -> dict:
-            from yolop.torch_sparse import torch_formats
+            from yolop.speed.torch_sparse import torch_formats
 
             return {"rows": torch_formats(spec)}
 
@@ -736,7 +741,7 @@ class Evidence:
 
         from PIL import Image
 
-        from yolop.evaluation import Validation, detect
+        from yolop.measure.evaluation import Validation, detect
 
         validation = Validation(self.dataset(), spec.split, spec.imgsz)
         eligible = [i for i, targets in enumerate(validation.targets) if len(targets) >= 2]
@@ -760,22 +765,23 @@ def subject(variant: Variant, nc: int, weights: Path | None):
     """The fused model that a variant speaks of; random weights if it has none."""
     import torch
 
-    from yolop import checkpoints, models, pruning
+    from yolop.measure import pruning
+    from yolop.network import checkpoints, yolov5
 
     torch.manual_seed(0)
-    model = models.build(variant.model, nc)
+    model = yolov5.build(variant.model, nc)
     if weights:
         checkpoints.load_weights(model, weights)
     if variant.prune:
         model = pruning.prune(model, variant.prune)
-    return models.fused(model)
+    return yolov5.fused(model)
 
 
 def deployed(deployment: Deployment, nc: int, weights: Path, folder: Path | None, threads: int):
     """A call without arguments that runs a deployment on one fixed random image."""
     import torch
 
-    from yolop import runtimes
+    from yolop.speed import runtimes
 
     call = runtimes.load(deployment.runtime, folder, subject(deployment, nc, weights), deployment.imgsz, threads)
     size = deployment.imgsz
@@ -788,7 +794,7 @@ def timed(spec: LatencySpec, weights: dict[str, Path], picture: Path | None, las
 
     The baseline comes twice, as the A/A control.
     """
-    from yolop import latency
+    from yolop.measure import latency
 
     subjects = {v.label: subject(v, spec.nc, weights.get(v.label)) for v in spec.variants}
     baseline = spec.variants[0].label

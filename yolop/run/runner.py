@@ -21,7 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from yolop import doctor, drift, store
+from yolop import store
+from yolop.run import doctor, drift
 from yolop.specs import DATASETS, FORMATS, STUDIES, SpecError, Study, named_study, require
 from yolop.store import DamagedRecord, Record, StoreError, sha256, way_out, write_atomically
 
@@ -103,7 +104,7 @@ def prepare(name: str, settings: list[str], only: str = "") -> tuple[Study, dict
 
 def _checked_dataset(path: Path) -> Path:
     """The absolute path of a data.yaml after reading all of it once; SpecError says what is wrong with it."""
-    from yolop import datasets
+    from yolop.data import datasets
 
     try:
         path = Path(os.path.realpath(os.path.expanduser(path)))
@@ -116,8 +117,8 @@ def _checked_dataset(path: Path) -> Path:
 
 def _fetch(study: Study) -> None:
     """Have what the study needs from elsewhere, downloaded where no copy lies ready; SpecError says what is wrong."""
-    from yolop import public
-    from yolop.downloads import DownloadError
+    from yolop.data import public
+    from yolop.data.downloads import DownloadError
 
     try:
         if study.dataset in public.DATASETS:
@@ -151,7 +152,7 @@ def run(name: str, settings: list[str], only: str = "", records: str = "fresh") 
             if records == "fresh":
                 write_atomically(timings, json.dumps(seconds | progress.done, indent=1) + "\n")
     if all((report / "notebooks" / path.name).exists() for path in notebooks()):
-        from yolop import reporting
+        from yolop.report import reporting
 
         reporting.write_index(study, report, records)
         if records == "fresh":
@@ -401,7 +402,7 @@ def verify(name: str = "") -> bool:
         return all([verify(study) for study in store.published()])
     study = named_study(name)
     print(f"{study.name}:")
-    from yolop import reporting
+    from yolop.report import reporting
 
     report, texts = store.ROOT / "reports" / study.name, reporting.texts(study)
     wrong = []
@@ -439,8 +440,9 @@ def export(study: str, model: str, sparsity: float, seed: int | None, form: str,
         SpecError: an unknown name or value, or a folder in use.
         StoreError: the model was not trained here yet.
     """
-    from yolop import models, runtimes
-    from yolop.study import Evidence
+    from yolop.network import yolov5
+    from yolop.speed import runtimes
+    from yolop.study.graph import Evidence
 
     settings = named_study(study)
     e, folder = Evidence(settings, True, store.Store(study, True, store.ROOT, finished=True)), Path(out)
@@ -450,7 +452,7 @@ def export(study: str, model: str, sparsity: float, seed: int | None, form: str,
     require(sparsity == 0 or sparsity in e.trained_zeros, "sparsity", sparsity, f"0 or one of {e.trained_zeros}")
     require(not folder.exists() or not any(folder.iterdir()), "out", out, "a folder that is new or empty")
     record = e.shrunk(sparsity, seed=seed) if sparsity else e.trained(model, seed)
-    network, runtime, imgsz = models.fused(e.load(record)), FORMATS[form], settings.imgsz
+    network, runtime, imgsz = yolov5.fused(e.load(record)), FORMATS[form], settings.imgsz
     folder.mkdir(parents=True, exist_ok=True)
     runtimes.export(network, runtime, imgsz, folder, e.calibration(imgsz) if form == "openvino-int8" else None)
     names, anchors = tuple(e.data().metrics["names"]), network.model[-1].anchors.tolist()
@@ -479,7 +481,7 @@ def publish(name: str) -> None:
         write_atomically(path, text)
     for path in set(committed.glob("*.json")) - set(texts):
         path.unlink()
-    from yolop import reporting
+    from yolop.report import reporting
 
     if reporting.README_STUDY in store.published():
         chosen = notebooks()

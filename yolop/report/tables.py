@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from yolop import paper, recipe
-from yolop.study import GRID, NAMES, ORIGINAL, RUNTIME_NAMES, SCOPES, Evidence, grid_label
+from yolop.paper import audit, recipe
+from yolop.study.graph import GRID, NAMES, ORIGINAL, RUNTIME_NAMES, SCOPES, Evidence, grid_label
 
 SEED_DRAWS = 2000  # of training seeds, each on one bootstrap sample of the images
 
@@ -122,7 +122,7 @@ def figure_2(e: Evidence) -> pd.DataFrame:
     """Figure 2 of the paper: accuracy and time of the models, paper | ours | difference; means over training seeds."""
     timing = {row["label"]: row for row in e.latency("models")["forward"]}
     rows = []
-    for printed in paper.figure(2):
+    for printed in audit.figure(2):
         label = next(label for label, name in NAMES.items() if name == printed["model"])
         if label not in (*e.study.models, "p-best"):
             continue
@@ -193,7 +193,7 @@ def per_class_table(e: Evidence) -> pd.DataFrame:
 def val_and_test_table(e: Evidence) -> pd.DataFrame:
     """Every model on val and on test, means over training seeds. Where val is train, as in coco128: on seen and unseen."""
     seen = any("images of val are in train" in text for text in e.data().metrics["warnings"])
-    printed = {row["model"]: row["mAP50"] for row in paper.figure(2)}
+    printed = {row["model"]: row["mAP50"] for row in audit.figure(2)}
     rows = []
     for label in e.trainings:
         if label == "p-corpus":
@@ -238,7 +238,7 @@ def _paper_rows(e: Evidence, n: int, method: str) -> pd.DataFrame:
     "every conv": so does Detect, as in the loop of YOLOv5's own prune().
     """
     rows = []
-    for printed in paper.figure(n):
+    for printed in audit.figure(n):
         asked = {name: printed[name] for name in ("conv", "c3", "sppf")}
         for name, (reading, detect) in READINGS.items():
             ours = point(e, method, reading, detect=asked["conv"] if detect else 0.0, **asked)
@@ -463,12 +463,12 @@ def roads_table(e: Evidence) -> pd.DataFrame:
 
 def audit_table(e: Evidence) -> pd.DataFrame:
     """Does the paper agree with itself? Its own figures recomputed."""
-    return pd.DataFrame(paper.audit())
+    return pd.DataFrame(audit.audit())
 
 
 def claims_table(e: Evidence) -> pd.DataFrame:
     """Every checkable sentence of the paper: our estimate, its interval, the verdict."""
-    from yolop.claims import verdicts
+    from yolop.paper.claims import verdicts
 
     return pd.DataFrame(verdicts(e))
 

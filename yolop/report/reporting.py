@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from yolop import paper, recipe, store
-from yolop.specs import STUDIES, Study
-from yolop.store import write_atomically
-from yolop.study import NAMES, Evidence, open_study
-from yolop.tables import (
+from yolop import store
+from yolop.paper import audit, recipe
+from yolop.report.tables import (
     TABLES,
     audit_table,
     claims_table,
@@ -34,6 +32,9 @@ from yolop.tables import (
     trained_zeros_table,
     uniform_table,
 )
+from yolop.specs import STUDIES, Study
+from yolop.store import write_atomically
+from yolop.study.graph import NAMES, Evidence, open_study
 
 DATA = {
     "digits": "real handwriting on real photographs, generated here with exact boxes; no sample of handwriting and no "
@@ -107,12 +108,12 @@ def numbers(e: Evidence) -> dict[str, object]:
         "detour_high_sparsity": lambda: float(detour()["sparsity"].max()),
         "detour_high_median": lambda: float(detour().query("sparsity == sparsity.max()")["ratio"].median()),
         "focus_difference": lambda: e.stem()["max_difference"],
-        "claims": lambda: len(paper.CLAIMS),
+        "claims": lambda: len(audit.CLAIMS),
         "claims_hold": lambda: counted("claims", "holds"),
         "claims_fail": lambda: counted("claims", "does not hold"),
         "claims_open": lambda: counted("claims", "undecided"),
         "claims_not_run": lambda: counted("claims", "not run"),
-        "audit_rows": lambda: len(paper.audit()),
+        "audit_rows": lambda: len(audit.audit()),
         "audit_wrong": lambda: counted("audit", "does not add up"),
         "seeds": lambda: len(e.study.seeds),
         "seed_note": lambda: _seed_note(len(e.study.seeds)),
@@ -344,7 +345,7 @@ class Report:
         """Show a figure drawn from tables; on disk it is an SVG, or a JPEG where it is made of photographs."""
         from IPython.display import Image, Markdown
 
-        from yolop import plots
+        from yolop.report import plots
 
         if name in plots.OF_ZEROS and not self.evidence.trained_zeros:
             return Markdown(f"*The figure `{name}` is no part of the study {self.evidence.study.name}.*")
@@ -366,7 +367,7 @@ class Report:
         """Show the verdicts on some of the paper's claims, or on all."""
         from IPython.display import Markdown
 
-        from yolop.claims import verdicts
+        from yolop.paper.claims import verdicts
 
         frame = pd.DataFrame(verdicts(self.evidence, ids))
         return Markdown(to_markdown(frame[["claim", "estimate", "threshold", "verdict"]]))
@@ -375,7 +376,7 @@ class Report:
         """Show every claim's verdict on this study and on the others that are published."""
         from IPython.display import Markdown
 
-        from yolop.claims import ledger
+        from yolop.paper.claims import ledger
 
         return Markdown(to_markdown(ledger(self.evidence)))
 
@@ -403,7 +404,7 @@ def texts(study: Study, records: str = "committed") -> dict[str, str]:
 
 def write_index(study: Study, folder: Path, records: str) -> None:
     """Write tables, claims.json, manifest.json and the index.html that stands alone, from the records just used."""
-    from yolop.page import index_html
+    from yolop.report.page import index_html
 
     for file, text in texts(study, records).items():
         write_atomically(folder / file, text)
@@ -460,7 +461,7 @@ Written by `python -m yolop publish`, held by a test. The tables behind each est
 
 def front_pages() -> dict[str, str]:
     """README.md and README.ko.md with the results between their markers written anew, and the ledger, from records."""
-    from yolop.claims import ledger
+    from yolop.paper.claims import ledger
 
     e = Evidence(STUDIES[README_STUDY], False)
     table = to_markdown(figure_2(e)[README_COLUMNS])

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from yolop import latency, models
+from yolop.measure import latency
+from yolop.network import yolov5
 from yolop.specs import ModelSpec, SparseTensorSpec
 
 LAYOUTS = {  # each takes the weight of a 1x1 convolution as conv2d has it, or as a matrix where the layout has no other
@@ -29,7 +30,7 @@ TIMED = ("COO", "CSR")
 
 def convolution_shapes(model: ModelSpec, imgsz: int) -> list[dict]:
     """Each different convolution of a model once: c1, c2, kernel, stride, input side in pixels, how often it occurs."""
-    network, seen = models.build(model, 1).eval(), {}
+    network, seen = yolov5.build(model, 1).eval(), {}
 
     def note(conv: nn.Conv2d, inputs, _):
         key = (conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], inputs[0].shape[-1])

@@ -17,7 +17,7 @@ from torchvision.ops import batched_nms
 from ultralytics.utils.metrics import ap_per_class, box_iou
 from ultralytics.utils.ops import xywh2xyxy
 
-from yolop.datasets import Dataset, Kept, image_size, load_image, placement
+from yolop.data.datasets import Dataset, Kept, image_size, load_image, placement
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MAX_DET = 300  # detections per image

@@ -224,7 +224,7 @@ def whole_path(model: nn.Module, image: np.ndarray, imgsz: int, channels_last: b
     import torch
     from ultralytics.data.augment import LetterBox
 
-    from yolop.evaluation import detect
+    from yolop.measure.evaluation import detect
 
     require(imgsz > 0 and imgsz % 32 == 0, "imgsz", imgsz, "a multiple of 32")
     shaped = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8

@@ -24,12 +24,13 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import SETTINGS
 
-from yolop import checkpoints, models, narrowing, resuming
-from yolop.datasets import Dataset, Kept
-from yolop.evaluation import Validation, evaluate
-from yolop.head import fit_anchors
+from yolop.data.datasets import Dataset, Kept
+from yolop.measure.evaluation import Validation, evaluate
+from yolop.network import channels, checkpoints, yolov5
+from yolop.network.head import fit_anchors
 from yolop.specs import TrainSpec
 from yolop.store import UNFINISHED, StoreError, sha256
+from yolop.train import resume
 
 RESAMPLES = 200  # of the test images, for intervals of mAP50 and of its differences
 torch.utils.deterministic.fill_uninitialized_memory = False  # deterministic without it, and a tenth faster
@@ -170,7 +171,7 @@ class Trainer(DetectionTrainer):
         if epoch % self.spec.val_every == 0 or epoch == epochs:
             if not all(tensor.isfinite().all() for tensor in self.ema.ema.state_dict().values()):
                 raise TrainingError(f"{self.spec.label}: the weights are {way_out}")
-            metrics = evaluate(models.fused(self.ema.ema), self.validation)
+            metrics = evaluate(yolov5.fused(self.ema.ema), self.validation)
             row |= {name: metrics[name] for name in ("mAP50", "mAP50_95")}
             fitness = 0.1 * metrics["mAP50"] + 0.9 * metrics["mAP50_95"]  # YOLOv5's measure of the best epoch
             if self.best_state is None or fitness >= self.best_fitness:  # later wins among equals
@@ -194,16 +195,16 @@ class Trainer(DetectionTrainer):
         """The curve is kept in memory and goes into the record. Now and then, all that is needed to go on from here."""
         batches = len(self.train_loader)
         warm = self.batches > self._get_warmup_iterations(batches)
-        if warm and self.epoch + 1 < self.epochs and time.perf_counter() - self.kept >= resuming.EVERY_S:
+        if warm and self.epoch + 1 < self.epochs and time.perf_counter() - self.kept >= resume.EVERY_S:
             try:
-                resuming.keep(self, self.unfinished)
+                resume.keep(self, self.unfinished)
             except StoreError as error:  # a full disk, say: the training itself needs none
                 print(f"{self.spec.label}: {error}", flush=True)
             self.kept = time.perf_counter()
 
     def resume_training(self, ckpt) -> None:
         """Go on from what an interrupted run of the same spec has kept, if it has. ultralytics calls it when all is built."""
-        resuming.go_on(self, self.unfinished)
+        resume.go_on(self, self.unfinished)
 
     def numbers(self) -> dict:
         """What a run that goes on needs to know, beside tensors and what ultralytics itself counts."""
@@ -274,9 +275,9 @@ def initial_model(spec: TrainSpec, dataset: Dataset, parent: nn.Module | None) -
     torch.manual_seed(spec.seed)
     how = spec.init.split(":")[0]
     if how.startswith("narrowed-"):
-        return narrowing.remove_channels(parent, float(how.removeprefix("narrowed-"))).train()
+        return channels.remove_channels(parent, float(how.removeprefix("narrowed-"))).train()
     boxes = np.concatenate(dataset.splits["train"].labels)[:, 3:] * spec.imgsz
-    model = models.build(spec.model, spec.nc, fit_anchors(boxes))
+    model = yolov5.build(spec.model, spec.nc, fit_anchors(boxes))
     if how == "matching":
         checkpoints.transfer_matching(model, parent.state_dict())
     elif how == "largest-l1":
@@ -316,7 +317,7 @@ def train(
         best = copy.deepcopy(trainer.ema.ema).eval().cpu().float()
         best.load_state_dict(trainer.best_state)
         checkpoints.save_weights(best, folder / "weights.safetensors")
-        best = models.fused(best)
+        best = yolov5.fused(best)
         scores = {s: evaluate(best, Validation(dataset, s, spec.imgsz), RESAMPLES) for s in ("val", "test")}
     except torch.OutOfMemoryError as error:
         raise TrainingError(f"out of memory with batch = {spec.batch}: lower it, or imgsz = {spec.imgsz}") from error

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from yolop import claims, plots, reporting, tables
-from yolop.study import Evidence
+from yolop.paper import claims
+from yolop.report import plots, reporting, tables
+from yolop.study.graph import Evidence
 
 CSS = """
 :root { color-scheme: light; --ink: #222; --soft: #666; --line: #ddd; }

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from yolop import latency, models
-from yolop.sparse import SparseNetwork
+from yolop.measure import latency
+from yolop.network import yolov5
 from yolop.specs import AtlasSpec, ModelSpec
+from yolop.speed.engine import SparseNetwork
 
 PAUSE_S = 0.003  # after which PyTorch's waiting threads have gone to sleep
 
@@ -24,7 +25,7 @@ def shapes(model: ModelSpec, nc: int, imgsz: int) -> list[tuple[int, int, int, i
     """(c1, c2, kernel, stride, side of the input in px) of every convolution of a model, from input to output."""
     found = []
     with torch.device("meta"):
-        network = models.fused(models.build(model, nc))
+        network = yolov5.fused(yolov5.build(model, nc))
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(
@@ -32,7 +33,7 @@ def shapes(model: ModelSpec, nc: int, imgsz: int) -> list[tuple[int, int, int, i
                         (m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], inputs[0].shape[2])
                     )
                 )
-        models.Wired(network)(torch.zeros(1, 3, imgsz, imgsz))
+        yolov5.Wired(network)(torch.zeros(1, 3, imgsz, imgsz))
     return found
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from yolop import models, pruning
-from yolop.head import BALANCE, Loss
+from yolop.measure import pruning
+from yolop.network import yolov5
+from yolop.network.head import BALANCE, Loss
 from yolop.specs import SparseTrainSpec
-from yolop.training import Trainer
+from yolop.train.trainer import Trainer
 
 EVERY = 5  # steps between two updates of the masks
 
@@ -99,7 +100,7 @@ class Distillation:
 
     def __init__(self, loss: Loss, teacher: nn.Module, spec: SparseTrainSpec):
         self.loss, self.weight, self.bfloat16 = loss, spec.distill, spec.precision == "bfloat16"
-        self.teacher = models.fused(teacher).to(memory_format=torch.channels_last)
+        self.teacher = yolov5.fused(teacher).to(memory_format=torch.channels_last)
         self.teacher.model[-1].train()  # raw maps
         self.bce = nn.BCEWithLogitsLoss(reduction="none")
 

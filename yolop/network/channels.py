@@ -45,13 +45,14 @@ def remove_channels(model: nn.Module, ratio: float, imgsz: int = 64) -> nn.Modul
 def times(spec: NarrowingTimesSpec) -> list[dict]:
     """Timing rows of a model in PyTorch with shares of its channels removed, against the whole one: `removed`, `parameters`
     and as of `latency.measure`. Untrained: how fast a network is does not depend on what its weights are."""
-    from yolop import latency, models
+    from yolop.measure import latency
+    from yolop.network import yolov5
 
     torch.manual_seed(0)
-    whole = models.build(spec.model, spec.nc).eval()
+    whole = yolov5.build(spec.model, spec.nc).eval()
     found = {0.0: whole} | {share: remove_channels(whole, share) for share in spec.removed}
     with latency.threads(spec.threads):
-        calls = {f"{share:g}": latency.forward(models.fused(model), spec.imgsz) for share, model in found.items()}
+        calls = {f"{share:g}": latency.forward(yolov5.fused(model), spec.imgsz) for share, model in found.items()}
         rows = latency.measure(calls, "0", spec.rounds, spec.calls, aa=True)
     counts = {f"{share:g}": sum(p.numel() for p in model.parameters()) for share, model in found.items()}
     shares = [row["label"].removesuffix(" (again)") for row in rows]

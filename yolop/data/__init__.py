@@ -1,0 +1,1 @@
+"""Data sets: generated digits, anybody's data.yaml, public sets by name."""

@@ -1,0 +1,1 @@
+"""Accuracy, time and pruning of a network."""

@@ -1,0 +1,1 @@
+"""YOLOv5 v6: modules, head, weights."""

@@ -1,0 +1,1 @@
+"""Beyond the paper: what turns zeros, and a runtime, into speed."""

@@ -1,0 +1,1 @@
+"""Training: ultralytics' trainer, resumed and with zeros."""
