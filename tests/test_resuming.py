@@ -12,7 +12,8 @@ from yolop.data import datasets
 from yolop.network import yolov5
 from yolop.specs import MODELS, DigitsSpec, SparseTrainSpec, TrainSpec
 from yolop.store import UNFINISHED, StoreError
-from yolop.train import resume, trainer
+from yolop.train import resume
+from yolop.train.trainer import Trainer, train
 from yolop.train.zeros import SparseTrainer
 
 EPOCHS = 6
@@ -28,12 +29,12 @@ def data(tmp_path_factory):
     return datasets.generate(DigitsSpec(train=20, val=6, test=6, imgsz=96), tmp_path_factory.mktemp("data") / "digits")
 
 
-def a_run(data, folder, trainer=trainer.Trainer, spec=TrainSpec, **changes) -> dict:
+def a_run(data, folder, trainer=Trainer, spec=TrainSpec, **changes) -> dict:
     torch.manual_seed(0)
     teacher = yolov5.build(MODELS["p"], data.nc).eval() if spec is SparseTrainSpec else None
     spec = spec(**{"model": MODELS["p"], "label": "p", "data": data.digest, "nc": data.nc, "imgsz": 64, "epochs": EPOCHS,
                    "batch": 8, "val_every": 2} | changes)  # fmt: skip
-    return trainer.train(spec, data, folder, teacher, trainer_class=trainer)
+    return train(spec, data, folder, teacher, trainer_class=trainer)
 
 
 def interrupted(data, folder, monkeypatch, after: int, how: dict) -> None:
