@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from yolop.data import datasets
+from yolop.data import images as pictures
 from yolop.specs import MODELS, TrainSpec
 from yolop.train import trainer
 
@@ -60,9 +60,9 @@ def peak_mb() -> float:
 
 def measured(data_yaml: Path, folder: Path, images: int, kept_mb: int) -> str:
     """One line of the CSV."""
-    datasets.KEPT_BYTES = kept_mb * 10**6
+    pictures.KEPT_BYTES = kept_mb * 10**6
     began = time.perf_counter()
-    data = datasets.read(data_yaml)
+    data = folder.read(data_yaml)
     checked, checks_peak = time.perf_counter(), peak_mb()
     spec = TrainSpec(MODELS["p"], "p", data.digest, data.nc, IMGSZ, epochs=1, batch=BATCH, warmup_epochs=0.1)
     with contextlib.redirect_stdout(sys.stderr):
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> None:
     """Print a line of CSV for every number of images and every bound; draw them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 5000, 20000], help="multiples of 1,000")
-    parser.add_argument("--kept-mb", type=int, nargs="+", default=[datasets.KEPT_BYTES // 10**6, 0])
+    parser.add_argument("--kept-mb", type=int, nargs="+", default=[pictures.KEPT_BYTES // 10**6, 0])
     parser.add_argument("--out", type=Path, help="SVG file of the plot")
     asked = parser.parse_args(arguments)
     lines = []

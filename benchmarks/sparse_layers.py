@@ -10,8 +10,8 @@ memory layouts. "Dense again" is the A/A control. Nothing else should be running
 import sys
 
 from yolop.measure import latency
-from yolop.specs import AtlasSpec
 from yolop.speed import atlas
+from yolop.speed_specs import AtlasSpec
 
 LAYERS = (  # c1, c2, kernel, stride, side in px
     (32, 32, 3, 1, 80),

@@ -13,19 +13,20 @@ import sys
 import numpy as np
 
 from yolop.measure import latency
-from yolop.specs import MODELS, Deployment, PruneSpec, RoadTimesSpec
-from yolop.speed import runtimes
-from yolop.study import graph
+from yolop.specs import MODELS, PruneSpec
+from yolop.speed import in_turns
+from yolop.speed.configurations import running
+from yolop.speed_specs import Configuration, ConfigurationTimesSpec
 
 SPARSITIES = (0.0, 0.7, 0.8, 0.9, 0.95)
-TIMES = RoadTimesSpec("whole networks", (), nc=3)
+TIMES = ConfigurationTimesSpec("whole networks", (), nc=3)
 
 
-def job(model: str, imgsz: int, runtime: str, share: float = 0.0) -> tuple:
+def job(model: str, imgsz: int, runtime: str, share: float = 0.0) -> in_turns.Job:
     """What a worker needs to run it."""
     zeros = PruneSpec("random-unstructured", share, share, share, detect=share) if share else None
-    deployment = Deployment(model, MODELS[model], "", zeros, runtime, imgsz)
-    return graph.deployed, deployment, TIMES.nc, None, None, TIMES.threads
+    configuration = Configuration(MODELS[model], "", zeros, runtime, imgsz)
+    return running, configuration, TIMES.nc, None, None, TIMES.threads
 
 
 def main(starts: int, imgsz: int) -> None:
@@ -35,18 +36,17 @@ def main(starts: int, imgsz: int) -> None:
         jobs |= {f"{share:.0%} zeros": job(model, imgsz, "sparse", share) for share in SPARSITIES}
         parts = {label: [] for label in jobs}
         for start in range(starts):
-            for label, times_ms in runtimes.in_turns(jobs["PyTorch again"], jobs.items(), TIMES, start):
+            baseline = ("PyTorch", jobs["PyTorch again"])
+            for label, times_ms in zip(jobs, in_turns.apart(baseline, jobs.items(), TIMES, start), strict=True):
                 parts[label].append(times_ms)
         print(f"{model}, {imgsz} px, {starts} starts")
-        for label, found in parts.items():
-            row = latency.pooled(found, "baseline")[1]
-            each = [np.median(np.median(p["baseline"], axis=1) / np.median(p["other"], axis=1)) for p in found]
+        for label, times in parts.items():
+            row = latency.pooled(times, "baseline")[1]
+            each = [np.median(np.median(t["baseline"], axis=1) / np.median(t["other"], axis=1)) for t in times]
             interval = f"({1 / row['ratio_high']:.2f} to {1 / row['ratio_low']:.2f})"
             extremes = f"slowest {min(each):.2f}, fastest {max(each):.2f}"
-            print(
-                f"  {label:<14} {1 / row['ratio']:5.2f}x {interval}   {extremes}   {row['latency_ms']:.2f} ms",
-                flush=True,
-            )
+            line = f"  {label:<14} {1 / row['ratio']:5.2f}x {interval}   {extremes}   {row['latency_ms']:.2f} ms"
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

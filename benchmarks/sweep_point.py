@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from yolop import store
-from yolop.data import datasets
+from yolop.data import digits
 from yolop.measure import pruning
 from yolop.measure.evaluation import Validation, evaluate
-from yolop.network import checkpoints, yolov5
+from yolop.network import weights, yolov5
 from yolop.specs import MODELS, DigitsSpec, PruneSpec
 
 IMGSZ, IMAGES = 256, 150
@@ -34,11 +34,11 @@ def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         spec = DigitsSpec(imgsz=IMGSZ, train=320, val=IMAGES, test=16, size_px=(40, 100))
-        data = datasets.generate(spec, folder / "digits")
+        data = digits.generate(spec, folder / "digits")
         model, validation = yolov5.build(MODELS["n"], data.nc), Validation(data, "val", IMGSZ)
         trained = sorted(store.ROOT.glob("data/runs/digits/train-n-*/weights.safetensors"))
         if trained:
-            checkpoints.load_weights(model, trained[0])
+            weights.load_weights(model, trained[0])
         print("ours: " + ("weights of the digits study" if trained else "random weights"))
         theirs = YOLO("yolov5n.yaml")
         settings = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from yolop.data import datasets
+from yolop.data import digits
 from yolop.network import yolov5
 from yolop.specs import MODELS, DigitsSpec, TrainSpec
 from yolop.train import trainer
@@ -81,7 +81,7 @@ def main(rounds: int) -> None:
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        data = datasets.generate(
+        data = digits.generate(
             DigitsSpec(imgsz=IMGSZ, train=IMAGES, val=32, test=16, size_px=(40, 100)), folder / "digits"
         )
         rows = []

@@ -7,8 +7,9 @@ import socket
 
 import pytest
 from hypothesis import settings
+from support import data, made, parents  # noqa: F401 (fixtures)
 
-from yolop import store
+from yolop import files, quiet  # noqa: F401 (quiet before any test imports ultralytics)
 
 os.environ["MPLBACKEND"] = "agg"
 settings.register_profile("yolop", deadline=None, derandomize=True, database=None)
@@ -33,5 +34,5 @@ def project(tmp_path, monkeypatch):
     """An empty project folder, with characters in its name that templates and shells stumble over."""
     root = tmp_path / "a {study} für 'us'"
     (root / "notebooks").mkdir(parents=True)
-    monkeypatch.setattr(store, "ROOT", root)
+    monkeypatch.setattr(files, "ROOT", root)
     return root

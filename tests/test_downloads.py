@@ -1,4 +1,4 @@
-"""Against a server on this machine that breaks off, stalls, ignores ranges, or sends something else."""
+"""Against a server on this machine that breaks off, stalls, or sends something else."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import threading
 import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
+import pooch
 import pytest
+import requests
 
-from yolop import store
+from yolop import files
 from yolop.data import downloads
 from yolop.data.downloads import DownloadError, Source, fetch, manifest_text, read_manifest, wrong_files
+from yolop.files import StoreError
 
 CONTENT = {"LICENSE": b"free", "images/a.jpg": os.urandom(300_000), "images/b.jpg": b"b" * 70_000, "labels/a.txt": b""}
 PAGE = b"<!DOCTYPE html><title>Sign in</title>"
@@ -43,7 +47,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.asked, self.breaks, self.released = {}, [], [], threading.Event()
-        self.ranges, self.stalls, self.announced, self.wrong_range = True, False, True, False
+        self.stalls, self.announced = False, True
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_):
@@ -55,27 +59,21 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        server, wanted = self.server, self.headers.get("Range")
-        server.asked.append((self.path, wanted))
+        server = self.server
+        server.asked.append(self.path)
         body = server.files.get(self.path)
         if isinstance(body, str):
             self.send_response(302)
             self.send_header("Location", body)
             return self.end_headers()
-        if body is None:
-            return self.send_error(404)
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
-        if start and start >= len(body):
-            return self.send_error(416)
-        self.send_response(206 if start else 200)
-        if start:
-            shown = 0 if server.wrong_range else start
-            self.send_header("Content-Range", f"bytes {shown}-{len(body) - 1}/{len(body)}")
+        if body is None or isinstance(body, int):
+            return self.send_error(body or 404)
+        self.send_response(200)
         if server.announced:
-            self.send_header("Content-Length", str(len(body) - start))
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         length = server.breaks.pop(0) if server.breaks else None
-        self.wfile.write(body[start:][:length])
+        self.wfile.write(body[:length])
         if length is not None and server.stalls:
             self.wfile.flush()
             server.released.wait(20)
@@ -100,12 +98,11 @@ def source(tmp_path, project, server, monkeypatch):
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "tiny.json").write_text(manifest_text(whole, list(CONTENT)))
     monkeypatch.setattr(downloads, "MANIFESTS", tmp_path / "manifests")
-    monkeypatch.setattr(downloads, "WAITS_S", (0, 0, 0))
+    monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setattr(downloads, "TIMEOUT_S", 0.3)
-    monkeypatch.setattr(downloads, "PROGRESS_S", 0)
     monkeypatch.setattr(downloads, "SLACK", 10_000)
+    monkeypatch.setattr(files, "DATA", None)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.delenv("YOLOP_DATA", raising=False)
     server.files["/set.zip"] = zipped()
     return Source("tiny", (f"{server.url}/set.zip",), "data/tiny")
 
@@ -131,7 +128,7 @@ def refused(source, *words):
         fetch(source)
     for word in words:
         assert word in str(caught.value)
-    assert left_behind(store.ROOT / "data" / "downloads" / "tiny") == []
+    assert left_behind(files.ROOT / "data" / "downloads" / "tiny") == []
 
 
 # --- what comes whole -------------------------------------------------------------------------------------------------
@@ -139,12 +136,10 @@ def refused(source, *words):
 
 def test_a_download_is_whole_and_done_once(source, server, capsys):
     target = fetch(source)
-    assert target == store.ROOT / "data" / "downloads" / "tiny" and read(target) == CONTENT
+    assert target == files.ROOT / "data" / "downloads" / "tiny" and read(target) == CONTENT
     assert left_behind(target) == ["tiny"]
     assert fetch(source) == target and len(server.asked) == 1
-    shown = capsys.readouterr().err
-    assert " of 0.3 MB, 0 s left" in shown and shown.count("\n") == 1
-    assert shown.split("\r")[-1] == f"{'tiny-set.zip: 0.3 MB received':<78}\n"
+    assert "100%" in capsys.readouterr().err
 
 
 def test_an_archive_packed_anew_passes(source, server):
@@ -161,67 +156,34 @@ def test_files_may_come_from_several_archives(source, server):
     assert read(fetch(both)) == CONTENT
 
 
-@pytest.fixture
-def one(source, server, tmp_path):
-    """A source that is a single file, under another name."""
+def test_the_file_itself(source, server, tmp_path):
     (tmp_path / "manifests" / "one.json").write_text(manifest_text(tmp_path / "whole", ["images/a.jpg"]))
     server.files["/v6/other-name.pt"] = CONTENT["images/a.jpg"]
-    return Source("one", (f"{server.url}/v6/other-name.pt",), "weights")
-
-
-def test_the_file_itself(one, server):
+    one = Source("one", (f"{server.url}/v6/other-name.pt",), "weights")
     assert read(fetch(one)) == {"images/a.jpg": CONTENT["images/a.jpg"]}
     (fetch(one) / "images/a.jpg").unlink()
     server.files["/v6/other-name.pt"] = PAGE
-    with pytest.raises(DownloadError, match=r"images/a\.jpg, in what was downloaded.*37 bytes that begin with b'<!DOC"):
+    with pytest.raises(DownloadError, match=r"images/a\.jpg, in what came.*37 bytes that begin with b'<!DOC"):
         fetch(one)
 
 
-def test_what_breaks_off_goes_on_where_it_stopped(source, server):
-    server.breaks = [100_000, 150_000]
-    assert read(fetch(source)) == CONTENT
-    starts = [int(wanted[6:-1]) for _, wanted in server.asked if wanted]
-    assert server.asked[0] == ("/set.zip", None) and len(starts) == 2 and 0 < starts[0] < starts[1]
-
-
-def test_a_later_process_goes_on_too(source, server):
-    server.breaks = [250_000, 0, 0, 0]
-    with pytest.raises(DownloadError, match="What came is kept"):
-        fetch(source)
-    assert left_behind(store.ROOT / "data/downloads/tiny") == ["tiny-set.zip.part"]
-    assert read(fetch(source)) == CONTENT
-    assert int(server.asked[-1][1][6:-1]) > 100_000
-
-
-@pytest.mark.parametrize("how", ["no ranges", "another range", "part too long", "length not announced"])
-def test_a_server_without_the_range_starts_over(one, server, how):
-    server.ranges, server.wrong_range = how != "no ranges", how == "another range"
-    server.announced = how != "length not announced"
-    part = store.ROOT / "data/downloads/one-other-name.pt.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(CONTENT["images/a.jpg"] * 2 if how == "part too long" else CONTENT["images/a.jpg"][:1000])
-    assert read(fetch(one)) == {"images/a.jpg": CONTENT["images/a.jpg"]}
-    assert len(server.asked) == (2 if how in ("another range", "part too long") else 1)
-
-
-def test_a_stall_is_noticed(source, server):
-    server.breaks, server.stalls = [150_000], True
+@pytest.mark.parametrize("stalls", [False, True])
+def test_what_breaks_off_or_stalls_is_tried_again(source, server, stalls):
+    server.breaks, server.stalls = [100_000, 0, 250_000], stalls
     began = time.monotonic()
     assert read(fetch(source)) == CONTENT
-    assert len(server.asked) == 2 and server.asked[1][1] and time.monotonic() - began < 10
+    assert server.asked == ["/set.zip"] * 4 and time.monotonic() - began < 10
 
 
 def test_waits_grow_and_end(source, server, monkeypatch):
     waited = []
-    monkeypatch.setattr(downloads, "WAITS_S", (1, 3, 9))
-    monkeypatch.setattr(downloads.time, "sleep", waited.append)
+    monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=waited.append))
+    server.files["/set.zip"] = 503
+    refused(source, "503", source.urls[0], "downloads/tiny", "YOLOP_DATA", "manifests/tiny.json")
+    assert waited == [1, 2, 3] and server.asked == ["/set.zip"] * 4
     server.shutdown()
     server.server_close()
-    with pytest.raises(DownloadError) as caught:
-        fetch(source)
-    assert waited == [1, 3, 9]
-    for word in (source.urls[0], "downloads/tiny", "YOLOP_DATA", "manifests/tiny.json"):
-        assert word in str(caught.value)
+    refused(source, "could not download")
 
 
 # --- what is something else -------------------------------------------------------------------------------------------
@@ -233,27 +195,27 @@ def test_a_file_that_is_not_there_is_asked_for_once(source, server):
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize(
-    ("sent", "words"),
-    [
-        (PAGE, ["37 bytes", "<!DOCTYPE html>", "not a whole zip archive"]),
-        (zipped()[:-2000], ["not a whole zip archive"]),
-        (b"", ["0 bytes", "not a whole zip archive"]),
-        (zipped({"a.py": b"another project"}), ["4 of 4 files are missing or changed", "LICENSE, images/a.jpg"]),
-        (zipped(CONTENT | {"images/b.jpg": b"c" * 70_000}), ["1 of 4 files", "the first: images/b.jpg, in what"]),
-        (zipped(extra=[("x", os.urandom(900_000), 0)]), ["sends more than 0.8 MB"]),
-    ],
-    ids=["a page", "cut", "nothing", "another archive", "one changed", "too much"],
-)
+@pytest.mark.parametrize(("sent", "words"), [
+    (PAGE, ["37 bytes", "<!DOCTYPE html>", "not a whole zip archive"]),
+    (zipped()[:-2000], ["not a whole zip archive"]),
+    (zipped().replace(CONTENT["images/a.jpg"][5_000:5_020], bytes(20)), ["not a whole zip archive"]),
+    (b"", ["0 bytes", "not a whole zip archive"]),
+    (zipped({"a.py": b"another project"}), ["4 of 4 files are missing or changed", "LICENSE, images/a.jpg"]),
+    (zipped(CONTENT | {"images/b.jpg": b"c" * 70_000}), ["1 of 4 files", "the first: images/b.jpg, in what came"]),
+    (zipped(extra=[("x", os.urandom(900_000), 0)]), ["sends more than 0.8 MB"]),
+], ids=["a page", "cut", "a damaged member", "nothing", "another archive", "one changed", "too much"])  # fmt: skip
 def test_something_else_is_refused_and_nothing_kept(source, server, sent, words):
     server.files["/set.zip"] = sent
     refused(source, *words)
 
 
-def test_more_than_the_bound_is_not_read(source, server, capsys):
+def test_more_than_the_bound_is_not_read(source, server, monkeypatch):
+    sizes, chunks = [], requests.Response.iter_content
+    counted = lambda self, size: (sizes.append(len(chunk)) or chunk for chunk in chunks(self, size))  # noqa: E731
+    monkeypatch.setattr(requests.Response, "iter_content", counted)
     server.files["/set.zip"], server.announced = zipped() + bytes(5_000_000), False
     refused(source, "sends more than 0.8 MB")
-    assert capsys.readouterr().err.rstrip().endswith((": 0.8 MB received", ": 0.9 MB received"))
+    assert 700_000 < sum(sizes) < 900_000
 
 
 def test_a_bomb_is_read_no_further_than_the_file_it_stands_for(source, server, monkeypatch):
@@ -264,13 +226,6 @@ def test_a_bomb_is_read_no_further_than_the_file_it_stands_for(source, server, m
     assert sorted(asked) == sorted(len(data) + 1 for data in CONTENT.values())
 
 
-def test_a_damaged_member_is_refused(source, server):
-    damaged = bytearray(zipped())
-    damaged[150_000] ^= 255
-    server.files["/set.zip"] = bytes(damaged)
-    refused(source, "not a whole zip archive")
-
-
 def test_a_member_that_announces_less_than_it_holds(source, server):
     whole = zipped(CONTENT | {"images/b.jpg": bytes(8_000_000)})
     server.files["/set.zip"] = whole.replace((8_000_000).to_bytes(4, "little"), (70_000).to_bytes(4, "little"))
@@ -278,23 +233,16 @@ def test_a_member_that_announces_less_than_it_holds(source, server):
     refused(source)
 
 
-@pytest.mark.parametrize(
-    "name", ["../LICENSE", "a/../../LICENSE", "/LICENSE", "//x/LICENSE", "../../../images/b.jpg", "..\\LICENSE"]
-)
-def test_names_that_lead_elsewhere_are_not_read(source, server, tmp_path, name):
-    path = next(path for path in CONTENT if name.endswith(path))
+@pytest.mark.parametrize("name", [
+    "../LICENSE", "a/../../LICENSE", "/LICENSE", "//x/LICENSE", "../images/b.jpg", "..\\LICENSE", "a-link/LICENSE",
+])  # fmt: skip
+def test_links_and_names_that_lead_elsewhere_are_not_read(source, server, tmp_path, name):
+    path, mode = next(path for path in CONTENT if name.endswith(path)), stat.S_IFLNK | 0o777 if "link" in name else 0
     rest = {k: v for k, v in CONTENT.items() if k != path}
     before = read(tmp_path)
-    server.files["/set.zip"] = zipped(rest, extra=[(name, CONTENT[path], 0), ("../evil", b"evil", 0)])
+    server.files["/set.zip"] = zipped(rest, extra=[(name, CONTENT[path], mode), ("../evil", b"evil", 0)])
     refused(source, path)
     assert [name for name in read(tmp_path) if name not in before and not name.endswith(".tiny.lock")] == []
-
-
-def test_links_are_not_followed(source, server):
-    rest = {k: v for k, v in CONTENT.items() if k != "LICENSE"}
-    link = ("set-d272fb/LICENSE", CONTENT["LICENSE"], stat.S_IFLNK | 0o777)  # its target is the known content
-    server.files["/set.zip"] = zipped(rest, extra=[link])
-    refused(source, "LICENSE")
 
 
 @pytest.mark.parametrize("url", ["http://example.org/set.zip", "ftp://127.0.0.1/set.zip", "file:///etc/set.zip"])
@@ -311,14 +259,6 @@ def test_a_redirect_away_from_https(source, server, monkeypatch):
     assert read(fetch(moved)) == CONTENT
 
 
-def test_the_beginning_of_something_else_fails_once(source, server):
-    part = store.ROOT / "data/downloads/tiny-set.zip.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(bytes(200_000))
-    refused(source)
-    assert read(fetch(source)) == CONTENT
-
-
 # --- copies that are there --------------------------------------------------------------------------------------------
 
 
@@ -327,7 +267,7 @@ def state(folder):
 
 
 def test_a_copy_beside_the_project_is_used_in_place(source, server):
-    copy = store.ROOT.parent / "shared/data/tiny"
+    copy = files.ROOT.parent / "shared/data/tiny"
     write(copy)
     (copy / "README").write_text("more than the manifest asks for")
     for path in [*copy.rglob("*"), copy]:
@@ -335,42 +275,42 @@ def test_a_copy_beside_the_project_is_used_in_place(source, server):
     before = state(copy.parent)
     try:
         assert fetch(source) == copy and server.asked == []
-        assert state(copy.parent) == before and not (store.ROOT / "data").exists()
+        assert state(copy.parent) == before and not (files.ROOT / "data").exists()
     finally:
         for path in [copy, *copy.rglob("*")]:
             path.chmod(0o755)
 
 
 def test_a_copy_beside_the_project_with_wrong_files(source, server, tmp_path, monkeypatch):
-    copy = store.ROOT.parent / "shared/data/tiny"
+    copy = files.ROOT.parent / "shared/data/tiny"
     write(copy, CONTENT | {"images/b.jpg": b"c" * 70_000})
     (copy / "labels/a.txt").unlink()
     with pytest.raises(DownloadError, match=r"2 of 4 files.*images/b\.jpg, labels/a\.txt; restore.*YOLOP_DATA"):
         fetch(source)
     assert server.asked == []
-    monkeypatch.setenv("YOLOP_DATA", str(tmp_path / "mine"))  # the way out that the message names
+    monkeypatch.setattr(files, "DATA", tmp_path / "mine")  # the way out that the message names
     assert fetch(source) == tmp_path / "mine" / "tiny" and len(server.asked) == 1
 
 
 def test_a_folder_beside_the_project_without_any_of_the_files_is_no_copy(source):
-    write(store.ROOT.parent / "shared/data/tiny", {"README": b"to come"})
-    assert fetch(source) == store.ROOT / "data/downloads/tiny"
+    write(files.ROOT.parent / "shared/data/tiny", {"README": b"to come"})
+    assert fetch(source) == files.ROOT / "data/downloads/tiny"
 
 
 def test_yolop_data_is_looked_at_first(source, server, tmp_path, monkeypatch):
-    write(store.ROOT.parent / "shared/data/tiny")
+    write(files.ROOT.parent / "shared/data/tiny")
     write(tmp_path / "mine/tiny")
-    monkeypatch.setenv("YOLOP_DATA", str(tmp_path / "mine"))
+    monkeypatch.setattr(files, "DATA", tmp_path / "mine")
     assert fetch(source) == tmp_path / "mine/tiny"
-    monkeypatch.setenv("YOLOP_DATA", str(tmp_path / "empty"))
-    assert fetch(source) == store.ROOT.parent / "shared/data/tiny" and server.asked == []
+    monkeypatch.setattr(files, "DATA", tmp_path / "empty")
+    assert fetch(source) == files.ROOT.parent / "shared/data/tiny" and server.asked == []
 
 
 @pytest.mark.parametrize("own", [True, False])
 def test_a_copy_in_the_target_is_repaired(source, server, tmp_path, monkeypatch, own):
-    target = (tmp_path / "mine" if own else store.ROOT / "data/downloads") / "tiny"
+    target = (tmp_path / "mine" if own else files.ROOT / "data/downloads") / "tiny"
     if own:
-        monkeypatch.setenv("YOLOP_DATA", str(tmp_path / "mine"))
+        monkeypatch.setattr(files, "DATA", tmp_path / "mine")
     write(target, CONTENT | {"images/b.jpg": b"damaged", "notes.txt": b"of the user"})
     (target / "LICENSE").unlink()
     kept = (target / "images/a.jpg").stat().st_ino
@@ -379,29 +319,27 @@ def test_a_copy_in_the_target_is_repaired(source, server, tmp_path, monkeypatch,
     assert (target / "images/a.jpg").stat().st_ino == kept
 
 
-@pytest.mark.parametrize(
-    "last_act", ["downloads._show", "downloads._unpack", "downloads.Path.write_bytes", "downloads.Path.rename"]
-)
+@pytest.mark.parametrize("last_act", ["tqdm.tqdm", "downloads._unpacked", "downloads.write_atomically"])
 def test_killed_in_the_middle_is_not_taken_for_whole(source, server, tmp_path, last_act):
     code = f"""
-import os
+import os, tqdm
 from yolop.data import downloads
-downloads.MANIFESTS, downloads.PROGRESS_S = downloads.Path({str(tmp_path / "manifests")!r}), 0
+downloads.MANIFESTS = downloads.Path({str(tmp_path / "manifests")!r})
 {last_act} = lambda *_, **__: os._exit(9)
 downloads.fetch(downloads.{source!r})
 """
-    environment = os.environ | {"YOLOP_ROOT": str(store.ROOT)}
+    environment = os.environ | {"YOLOP_ROOT": str(files.ROOT)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=30).returncode == 9
-    target = store.ROOT / "data/downloads/tiny"
+    target = files.ROOT / "data/downloads/tiny"
     assert not target.exists() and left_behind(target) != []
     assert fetch(source) == target and read(target) == CONTENT and left_behind(target) == ["tiny"]
-    assert len(server.asked) == (2 if last_act == "downloads._show" else 1)
+    assert len(server.asked) == (2 if last_act == "tqdm.tqdm" else 1)
 
 
 def test_unwritable_target(source, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("YOLOP_DATA", str(tmp_path / "file"))
-    with pytest.raises(DownloadError, match="could not write .*file/tiny"):
+    monkeypatch.setattr(files, "DATA", tmp_path / "file")
+    with pytest.raises(StoreError, match="could not write .*file/tiny"):
         fetch(source)
 
 

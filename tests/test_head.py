@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolop.network import checkpoints, head, yolov5
+from yolop.network import head, official, transfer, yolov5
 from yolop.specs import MODELS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -20,18 +20,18 @@ needs_reference = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def official():
+def original():
     """yolov5n with the official weights, the reference, and its images as the network takes them."""
     reference = np.load(REFERENCE)
     model = yolov5.build(MODELS["n"], 80)
-    carried = checkpoints.transfer_matching(model, checkpoints.read_official(WEIGHTS))
+    carried = transfer.transfer_matching(model, official.read_official(WEIGHTS))
     assert len(carried) == len(model.state_dict()) - 1  # all but the anchors, which are the default ones
     return model.eval(), reference, torch.from_numpy(reference["images"]).float() / 255
 
 
 @needs_reference
-def test_layers_and_decoding_equal_the_original(official):
-    model, reference, images = official
+def test_layers_and_decoding_equal_the_original(original):
+    model, reference, images = original
     outputs, hooks = {}, []
     for i in (9, 17, 20, 23):
         hooks.append(model.model[i].register_forward_hook(lambda m, _, out: outputs.__setitem__(m.i, out)))
@@ -45,8 +45,8 @@ def test_layers_and_decoding_equal_the_original(official):
 
 
 @needs_reference
-def test_loss_and_gradients_equal_the_original(official):
-    model, reference, images = official
+def test_loss_and_gradients_equal_the_original(original):
+    model, reference, images = original
     model.model[-1].train()  # raw maps, while batch norm stays in evaluation mode as in the reference
     raw = model(images)
     np.testing.assert_allclose(raw[1].detach().numpy(), reference["raw_p4"], rtol=1e-5, atol=1e-5)
@@ -83,16 +83,24 @@ def test_a_box_at_every_corner_stays_inside_the_maps():
     assert loss.isfinite() and parts["box"] > 0
 
 
-def test_a_perfect_prediction_has_no_box_loss():
-    detect = head.Detect(1, channels=(8, 8, 8))
-    raw = [torch.zeros(1, 3, n, n, 6) for n in (16, 8, 4)]  # sigmoid 0.5: the cell's middle, the anchor's own size
-    width, height = head.ANCHORS[0][1]
-    x, y = (5 + 0.5) * 8 / 128, (7 + 0.5) * 8 / 128
-    layer, boxes = 0, torch.tensor([[0, 0, x, y, width / 128, height / 128]])
-    (image, anchor, gy, gx), _, target = head.Loss(detect).assign(boxes, layer, raw[0].shape)
-    exact = (anchor == 1) & (gx == 5) & (gy == 7)
-    assert exact.sum() == 1
-    assert target[exact][0].tolist() == pytest.approx([0.5, 0.5, width / 8, height / 8], abs=1e-4)
+def test_a_perfect_prediction_has_no_loss_and_a_shifted_one_has():
+    detect = head.Detect(2, channels=(8, 8, 8))
+    loss, batch = head.Loss(detect), a_batch([[0, 1, (5 + 0.5) * 8 / 128, (7 + 0.3) * 8 / 128, 16 / 128, 30 / 128]])
+    maps = [torch.full((1, 3, n, n, 7), -20.0) for n in (16, 8, 4)]  # no object anywhere
+    for layer, x in enumerate(maps):
+        boxes = torch.tensor([[0, 1, *batch["bboxes"][0].tolist()]])
+        (image, anchor, gy, gx), _, target = loss.assign(boxes, layer, x.shape)
+        if layer == 0:  # the second default anchor is as large as the box, whose centre is in cell (5, 7)
+            (exact,) = torch.nonzero((anchor == 1) & (gx == 5) & (gy == 7))[0]
+            assert target[exact].tolist() == pytest.approx([0.5, 0.3, 2, 3.75], abs=1e-4)
+        sides = target[:, 2:] * head.STRIDES[layer] / detect.anchors[layer][anchor]
+        x[image, anchor, gy, gx] = torch.tensor([0, 0, 0, 0, 20.0, -20, 20])  # an object of class 1
+        x[image, anchor, gy, gx, :4] = torch.cat(((target[:, :2] + 0.5) / 2, sides.sqrt() / 2), 1).logit()
+    total, parts = loss(maps, batch)
+    assert total < 1e-4 and all(part < 1e-4 for part in parts.values())
+    for part, index, shift in (("box", 0, 2), ("box", 3, 2), ("obj", 4, 30), ("cls", 6, 30)):
+        wrong = [x - shift * (torch.arange(7) == index) for x in maps]
+        assert loss(wrong, batch)[1][part] > 1e-3, (part, index)
 
 
 @given(st.lists(st.tuples(st.floats(3, 300), st.floats(3, 300)), min_size=1, max_size=40))
@@ -133,10 +141,8 @@ def test_a_mirrored_image_has_mirrored_assignments(centres):
 
 
 def test_decoding_without_pytorch_is_the_same():
-    from yolop.network.head import Detect, decode_arrays
-
     torch.manual_seed(0)
-    detect = Detect(4, channels=(8, 8, 8)).eval()
+    detect = head.Detect(4, channels=(8, 8, 8)).eval()
     maps = [30 * torch.randn(1, 27, n, n + 1) for n in (8, 4, 2)]
-    found = decode_arrays(detect, [x[0].numpy() for x in maps])
-    torch.testing.assert_close(torch.from_numpy(found), detect.decode(detect.raw(maps)), rtol=1e-5, atol=1e-4)
+    decoded = head.decode_arrays(detect, [x[0].numpy() for x in maps])
+    torch.testing.assert_close(torch.from_numpy(decoded), detect.decode(detect.raw(maps)), rtol=1e-5, atol=1e-4)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-from dataclasses import fields
 from pathlib import Path
 
+import papermill
 import pytest
 
-from yolop.run import runner
-from yolop.specs import Study
+from yolop.settings import DEFAULT
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -33,14 +32,22 @@ def outputs(path: Path) -> list[dict]:
 
 def test_numbered_without_gaps():
     assert [path.stem for path in PATHS] == [f"{number:02}_{name}" for number, name in enumerate(NAMES, start=1)]
-    assert {path.stem for path in PATHS} == set(runner.SHARES)
 
 
 @each
-def test_declares_every_field_of_a_study(path):
-    expected = {"study": "bccd", "records": "committed", "write_report": False}
-    expected |= {item.name: None for item in fields(Study) if item.name != "name"}
-    assert runner.declared(path) == expected
+def test_declares_four_parameters_each_described_for_papermill(path):
+    declared = papermill.inspect_notebook(str(path))
+    defaults = {name: ast.literal_eval(found["default"]) for name, found in declared.items()}
+    assert defaults == {"study": DEFAULT, "settings": "", "records": "committed", "out": ""}
+    assert all(found["inferred_type_name"] == "str" and len(found["help"]) > 20 for found in declared.values())
+
+
+@each
+def test_has_sections_and_shows_its_steps(path):
+    heads = [line for cell in cells(path, "markdown") for line in cell["source"].splitlines() if line.startswith("## ")]
+    assert len(heads) >= 3 and heads[-1] == "## Limits"
+    code = "\n".join(cell["source"] for cell in cells(path, "code"))
+    assert "open_study(study, settings, records, out)" in code and "claims." in code
 
 
 @each

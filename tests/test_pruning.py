@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from ultralytics.nn.modules import Conv
 
 from yolop.measure import latency, pruning
+from yolop.measure.evaluation import Validation, evaluate
+from yolop.network import weights as files
 from yolop.network import yolov5
-from yolop.specs import METHODS, ModelSpec, PruneSpec, SpecError
+from yolop.specs import METHODS, ModelSpec, PruneSpec, SensitivitySpec, SpecError, SweepSpec, Variant
 
 LOCAL = [m for m in METHODS if m != "l1-global"]  # these cut each convolution on its own
 RATIOS = st.one_of(st.sampled_from([0.0, 0.01, 0.5, 1.0]), st.floats(0, 1))
@@ -66,10 +68,8 @@ def test_l1_survivors_are_not_smaller_than_casualties(model, ratio):
     unstructured = weights(pruning.prune(model, asked("l1-unstructured", ratio)))
     structured = weights(pruning.prune(model, asked("l1-structured", ratio)))
     for name, weight in weights(model).items():
-        for kept, score in (
-            (unstructured[name] != 0, weight.abs()),
-            ((structured[name] != 0).flatten(1).any(1), weight.abs().flatten(1).sum(1)),
-        ):
+        filters = (structured[name] != 0).flatten(1).any(1), weight.abs().flatten(1).sum(1)
+        for kept, score in ((unstructured[name] != 0, weight.abs()), filters):
             slack = 1 - 1e-6  # the sum of a filter depends on the order of adding
             assert not kept.any() or kept.all() or score[kept].min() >= score[~kept].max() * slack
 
@@ -214,14 +214,9 @@ def test_sparsity_counts_all_parameters(model):
     assert pruning.sparsity(pruned) == pytest.approx((flat == 0).float().mean().item())
     flat = torch.cat([w.flatten() for w in weights(pruned).values()])
     assert pruning.weight_sparsity(pruned) == pytest.approx((flat == 0).float().mean().item())
-    assert pruning.achieved(pruned) == {
-        "sparsity": pruning.sparsity(pruned),
-        "weight_sparsity": pruning.weight_sparsity(pruned),
-        "conv_sparsity": pytest.approx(0.5, abs=1e-3),
-        "c3_sparsity": pytest.approx(0.25, abs=1e-3),
-        "sppf_sparsity": 0,
-        "detect_sparsity": 1,
-    }
+    by_kind = {"conv_sparsity": 0.5, "c3_sparsity": 0.25, "sppf_sparsity": 0, "detect_sparsity": 1}
+    both = {"sparsity": pruning.sparsity(pruned), "weight_sparsity": pruning.weight_sparsity(pruned)}
+    assert pruning.achieved(pruned) == pytest.approx(both | by_kind, abs=1e-3)
 
 
 def test_channels_last_weights_are_pruned_the_same(model):
@@ -252,3 +247,57 @@ def test_impossible_layers_and_methods_are_refused(model):
         pruning.prune_layer(model, "model.1.conv", "l1-unstructured", 31)
     with pytest.raises(SpecError, match="l2"):
         pruning.prune_layer(model, "model.1.conv", "l2", 0.5)
+
+
+@pytest.fixture(scope="module")
+def trained(parents):
+    return files.model_of(parents["weights"])
+
+
+def sweep(parents, points, label="l1-unstructured") -> dict:
+    spec = SweepSpec(label, parents["weights"].run_id, parents["data"].metrics["digest"], tuple(points))
+    return pruning.compute(spec, parents, None)
+
+
+def test_a_row_of_a_sweep_depends_on_its_point_alone(parents, trained, data):
+    points = [asked("l1-unstructured", 0.3), asked("random-structured", 0.5, seed=2), PruneSpec()]
+    found = sweep(parents, points)
+    assert found == {"rows": [row for point in points for row in sweep(parents, [point])["rows"]]}
+    assert found["rows"][::-1] == sweep(parents, points[::-1])["rows"]
+    images = Validation(data, "test", 64)
+    for point, row in zip(points, found["rows"], strict=True):
+        pruned = pruning.prune(trained, point)
+        scores = evaluate(yolov5.fused(pruned), images)
+        assert row == vars(point) | pruning.achieved(pruned) | {name: scores[name] for name in ("mAP50", "mAP50_95")}
+
+
+def test_the_control_of_figure_3_has_as_many_zeros_where_its_points_are_there(parents):
+    unpruned, uniform, by_type = pruning.CONTROLLED
+    found = sweep(parents, [by_type, unpruned, uniform], "figures")
+    assert all(len(row["mAP50_resampled"]) == 200 for row in (*found["rows"], found["control"]))
+    ratios = {found["control"][name] for name in ("conv", "c3", "sppf")}
+    assert len(ratios) == 1 and 0.1 < ratios.pop() < 0.3
+    assert found["control"]["sparsity"] == pytest.approx(found["rows"][0]["sparsity"], abs=1e-4)
+    assert sweep(parents, [by_type, unpruned], "figures") == {"rows": found["rows"][:2]}
+    assert "control" not in sweep(parents, [by_type, unpruned, uniform])
+
+
+def test_sensitivity_prunes_one_convolution_at_a_time(parents, trained, data):
+    spec = SensitivitySpec(parents["weights"].run_id, data.digest, ratio=0.9)
+    found, images = pruning.compute_sensitivity(spec, parents, None), Validation(data, "val", 64)
+    assert [row["layer"] for row in found["rows"]] == [name for name, _, _ in pruning.layers(trained)]
+    row, dense = found["rows"][30], evaluate(yolov5.fused(trained), images)["mAP50"]
+    alone = evaluate(yolov5.fused(pruning.prune_layer(trained, row["layer"], "l1-unstructured", 0.9)), images)["mAP50"]
+    assert (row["mAP50"], row["mAP50_lost"], found["dense"]["mAP50"]) == (alone, dense - alone, dense)
+    assert alone != dense and row["ratio"] == 0.9
+
+
+def test_a_variant_is_the_network_that_its_fields_say(parents, trained):
+    image, path = torch.rand(1, 3, 64, 64), parents["weights"].path("weights.safetensors")
+    point, nc = PruneSpec(conv=0.5), parents["weights"].spec["nc"]
+    shape = ModelSpec(**parents["weights"].spec["model"])
+    with torch.no_grad():
+        dense, pruned = (pruning.subject(Variant(shape, "run", prune), nc, path)(image) for prune in (None, point))
+        assert torch.equal(dense, yolov5.fused(trained)(image)) and not torch.equal(dense, pruned)
+        assert torch.equal(pruned, yolov5.fused(pruning.prune(trained, point))(image))
+        assert not torch.equal(dense, pruning.subject(Variant(shape), nc, None)(image))

@@ -15,8 +15,8 @@ from torch.nn.utils import prune as torch_prune
 from yolop.measure import pruning
 from yolop.network import yolov5
 from yolop.paper import recipe
-from yolop.report import plots
-from yolop.specs import MODELS, ModelSpec, SpecError, canonical, run_id
+from yolop.shapes import convolutions_of
+from yolop.specs import MODELS, ModelSpec, SpecError, canonical, run_id, scaled_depth, scaled_width
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "parameter_counts.json"
 SMALL = recipe.RecipeSpec(depth_max=0.4, width_max=0.25, nc_max=11, papers=50)
@@ -30,10 +30,11 @@ def metrics() -> dict:
 
 
 def shape(spec: ModelSpec, nc: int) -> list[tuple]:
-    repeats, channels = recipe.scaled(spec.depth, spec.width)
-    return [
-        (kind, *(int(np.ravel(n)[0]) for n in rest)) for kind, *rest in recipe.convolutions(repeats, [channels], [nc])
-    ]
+    return [(conv.kind, conv.c1, conv.c2, conv.kernel**2) for conv in convolutions_of(spec, nc)]
+
+
+def counts(spec: ModelSpec, nc: int) -> np.ndarray:
+    return recipe.parameters(convolutions_of(spec, nc))
 
 
 def six(repeats, channels, nc: int, dim: int, reading: tuple, counted: str) -> np.ndarray:
@@ -47,18 +48,14 @@ def test_convolutions_and_parameters_are_those_of_the_built_model(spec, nc):
         model = yolov5.build(spec, nc)
     built = [(kind, c.in_channels, c.out_channels, c.kernel_size[0] ** 2) for _, c, kind in pruning.layers(model)]
     assert sorted(shape(spec, nc)) == sorted(built)
-    repeats, channels = recipe.scaled(spec.depth, spec.width)
-    counts = dict(
-        zip(recipe.COUNTED, recipe.parameters(recipe.convolutions(repeats, [channels], [nc]))[0, 0], strict=True)
-    )
-    assert counts["all parameters"] == sum(p.numel() for p in model.parameters())
-    assert counts["convolution weights"] == sum(c.weight.numel() for _, c, _ in pruning.layers(model))
+    counted = dict(zip(recipe.COUNTED, counts(spec, nc), strict=True))
+    assert counted["all parameters"] == sum(p.numel() for p in model.parameters())
+    assert counted["convolution weights"] == sum(c.weight.numel() for _, c, _ in pruning.layers(model))
 
 
 def test_fused_parameters_are_those_of_the_fused_model():
     fused = yolov5.fused(yolov5.build(ModelSpec(0.16, 0.20), 11))
-    repeats, channels = recipe.scaled(0.16, 0.20)
-    counted = recipe.parameters(recipe.convolutions(repeats, [channels], [11]))[0, 0]
+    counted = counts(ModelSpec(0.16, 0.20), 11)
     assert counted[recipe.COUNTED.index("fused parameters")] == sum(p.numel() for p in fused.parameters())
 
 
@@ -66,16 +63,14 @@ def test_fused_parameters_are_those_of_the_fused_model():
 def test_parameters_are_those_of_the_original():
     for name, expected in json.loads(REFERENCE.read_text()).items():
         size, nc = name.split("_nc")
-        repeats, channels = recipe.scaled(MODELS[size].depth, MODELS[size].width)
-        counted = recipe.parameters(recipe.convolutions(repeats, [channels], [int(nc)]))
-        assert counted[0, 0, 0] == expected["parameters"], name
+        assert counts(MODELS[size], int(nc))[0] == expected["parameters"], name
 
 
 def test_scaling_is_that_of_the_models():
     for k in range(1, 129):
         repeats, channels = recipe.scaled(k / 100, k / 128)
-        assert repeats == tuple(yolov5.scaled_depth(n, k / 100) for n in (3, 6, 9))
-        assert channels == tuple(yolov5.scaled_width(c, k / 128) for c in (64, 128, 256, 512, 1024))
+        assert repeats == tuple(scaled_depth(n, k / 100) for n in (3, 6, 9))
+        assert channels == tuple(scaled_width(c, k / 128) for c in (64, 128, 256, 512, 1024))
         assert recipe.scaled(1, (k - 1) / 128 + 1e-9)[1] == channels, "a width in between has channels of its own"
 
 
@@ -89,7 +84,7 @@ def test_zeros_are_those_of_torch(reading, dim):
             (kind, nn.Conv2d(c1, c2, int(area**0.5), bias=False))
             for kind, c1, c2, area in shape(ModelSpec(0.16, 0.20), nc)
         ]
-    total = recipe.parameters(recipe.convolutions(network[0], [network[1]], [nc]))[0, 0, 0]
+    total = counts(ModelSpec(0.16, 0.20), nc)[0]
     whose = dict(zip(("Conv", "C3", "SPPF", "Detect"), ("Conv", *reading), strict=True))
     expected = []
     for figure, *ratios, _ in recipe.ROWS:
@@ -275,7 +270,7 @@ def test_same_spec_same_metrics(metrics):
     assert {name for name in first if first[name] != other[name]} == {"chance"}, "the seed draws pseudo-papers only"
 
 
-def test_tables_numbers_and_picture_from_a_record(metrics):
+def test_tables_and_numbers_from_a_record(metrics):
     stored = json.loads(canonical(metrics))
     assert len(recipe.fits_table(stored)) == len(recipe.CLASSES)
     nearest = recipe.nearest_table(stored)
@@ -283,9 +278,8 @@ def test_tables_numbers_and_picture_from_a_record(metrics):
     assert len(nearest) == 1 + len(stored["nearest"]) + 2 * len(SMALL.named)
     assert "each kind at its own ratio" in set(recipe.readings_table(stored)["cut"])
     assert len(recipe.chance_table(stored)) == 8
-    found = recipe.numbers(stored)
-    assert found["nearest_fits"] == 5 and found["six"] == 0 and all(value is not None for value in found.values())
-    assert plots.to_png(recipe.draw_recipe(stored)).startswith(b"\x89PNG")
+    five = sum(stored["fits"][name][5] for name in recipe.CLASSES[:4])
+    assert recipe.five_of_six(stored).startswith(f"{five} fits of five among")
 
 
 def test_spec():

@@ -8,9 +8,9 @@ import torch
 
 from yolop.measure import latency
 from yolop.network import yolov5
-from yolop.specs import MODELS, RUNTIMES, Deployment, ModelSpec, SpecError
+from yolop.specs import MODELS, SpecError
 from yolop.speed import runtimes
-from yolop.study import graph
+from yolop.speed_specs import RUNTIMES, Configuration
 
 IMGSZ = 64
 TOLERANCE = {"openvino-bf16": 0.05, "openvino-int8": 0.2}  # of scores and objectness, 0..1; others are float32
@@ -47,33 +47,13 @@ def test_a_batch_is_scored_image_by_image(model):
         torch.testing.assert_close(runtimes.OneByOne(model)(images), model(images))
 
 
-def test_two_processes_take_turns():
-    slow, fast = (
-        Deployment(name, ModelSpec(0.33, width), imgsz=IMGSZ) for name, width in (("slow", 0.5), ("fast", 0.125))
-    )
-    with (
-        runtimes.Worker("slow", graph.deployed, slow, 3, None, None, 1) as one,
-        runtimes.Worker("fast", graph.deployed, fast, 3, None, None, 1) as two,
-    ):
-        times_ms = runtimes.paired({"slow": one, "fast": two}, 5, 3)
-    assert {label: times.shape for label, times in times_ms.items()} == {"slow": (5, 3), "fast": (5, 3)}
-    assert np.median(times_ms["slow"]) > np.median(times_ms["fast"]) > 0
-    assert not one.process.is_alive() and not two.process.is_alive()
-
-
-def test_what_fails_in_the_other_process_is_told_here():
-    wrong = Deployment("wrong", MODELS["p"], imgsz=IMGSZ, runtime="ncnn")
-    with pytest.raises(RuntimeError, match="wrong could not be timed: .*Error"):
-        runtimes.Worker("wrong", graph.deployed, wrong, 3, None, None, 1)
-
-
 def test_unknown_runtimes_and_missing_calibration_are_refused(model, tmp_path):
     with pytest.raises(SpecError, match="runtime = 'tflite'"):
         runtimes.export(model, "tflite", IMGSZ, tmp_path)
     with pytest.raises(SpecError, match="calibration"):
         runtimes.export(model, "openvino-int8", IMGSZ, tmp_path, [])
     with pytest.raises(SpecError, match="runtime"):
-        Deployment("x", MODELS["p"], runtime="tflite")
+        Configuration(MODELS["p"], runtime="tflite")
 
 
 def test_exported_files_come_with_what_a_program_needs_to_know(tmp_path):

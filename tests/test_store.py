@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yolop import store
-from yolop.specs import CensusSpec, ModelSpec, canonical, run_id
-from yolop.store import DamagedRecord, Record, Store, StoreError, write_atomically
+from yolop.files import DamagedRecord, StoreError, write_atomically
+from yolop.specs import CensusSpec, FolderSpec, ModelSpec, PruneSpec, SweepSpec, canonical, run_id
+from yolop.store import Record, Store
+from yolop.study.graph import Node
 
 SPEC = CensusSpec("toy", (("n", ModelSpec(0.33, 0.25)),), nc=3, imgsz=64)
 CONTENT = json.loads(canonical({"kind": SPEC.kind} | asdict(SPEC)))
@@ -31,59 +33,130 @@ class Work:
     def __init__(self, metrics=None):
         self.metrics, self.times = metrics or {"params": 7, "shape": (1, 2)}, 0
 
-    def __call__(self, folder):
+    def __call__(self, spec, parents, folder):
         assert list(folder.iterdir()) == []  # nothing of an earlier, killed run
         self.times += 1
         (folder / "weights.bin").write_bytes(bytes(range(200)))
         return self.metrics
 
 
-def test_work_is_done_once(tmp_path):
-    work = Work()
-    first = Store("s", True, tmp_path).get_or_run(SPEC, work)
-    again = Store("s", True, tmp_path).get_or_run(SPEC, work)
+@pytest.fixture
+def doing(monkeypatch):
+    """Make a piece of work what computes SPEC."""
+
+    def doing(work):
+        monkeypatch.setattr(sys.modules[__name__], "work", work, raising=False)
+        monkeypatch.setitem(store.COMPUTE, SPEC.kind, f"{__name__}:work")
+        return work
+
+    return doing
+
+
+def obtained(tmp_path, spec=SPEC, records="fresh") -> Record:
+    return Store(records, tmp_path).obtain(Node(spec))
+
+
+def test_work_is_done_once(tmp_path, doing):
+    work = doing(Work())
+    first, again = obtained(tmp_path), obtained(tmp_path)
     assert work.times == 1 and again == first  # what is handed out is what a reader of the file gets
-    assert first.metrics == {"params": 7, "shape": [1, 2]} and first.spec["label"] == "toy"
+    assert first.metrics == {"params": 7, "shape": [1, 2]} and first.spec["label"] == "toy" and first.asked == SPEC
     assert first.path("weights.bin").read_bytes() == bytes(range(200))
-    Store("s", True, tmp_path).get_or_run(replace(SPEC, imgsz=96), work)
-    Store("other", True, tmp_path).get_or_run(SPEC, work)
-    assert work.times == 3
+    obtained(tmp_path, replace(SPEC, imgsz=96))
+    assert work.times == 2
 
 
-def test_record_says_where_it_ran_without_naming_the_machine(tmp_path):
-    record = Store("s", True, tmp_path).get_or_run(SPEC, Work())
+def test_parents_are_obtained_first_and_handed_over_by_role(tmp_path, monkeypatch):
+    order = []
+
+    def compute(spec, parents, folder):
+        order.append(spec.label)
+        return {"from": {role: record.metrics["me"] for role, record in parents.items()}, "me": spec.label}
+
+    monkeypatch.setattr(sys.modules[__name__], "work", compute, raising=False)
+    monkeypatch.setitem(store.COMPUTE, SPEC.kind, f"{__name__}:work")
+    data, weights = (Node(replace(SPEC, label=label)) for label in ("data", "weights"))
+    weights = replace(weights, parents=(("data", data),))
+    record = Store("fresh", tmp_path).obtain(Node(SPEC, (("data", data), ("weights", weights))))
+    assert order == ["data", "weights", "toy"] and record.metrics["from"] == {"data": "data", "weights": "weights"}
+
+
+def test_what_cannot_change_a_number_is_outside_the_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "work", lambda spec, parents, folder: {}, raising=False)
+    monkeypatch.setitem(store.COMPUTE, "data", f"{__name__}:work")
+    here, there = (obtained(tmp_path, FolderSpec("mine", "0" * 64, path)) for path in ("/here/data.yaml", "/there/data.yaml"))
+    assert here.run_id == there.run_id and here.asked.path != there.asked.path
+    assert "here" not in there.to_json() and "there" not in there.to_json()
+
+
+def test_a_record_has_one_line_for_each_row(tmp_path, doing):
+    doing(Work({"rows": [{"label": "a", "draws": [1, 2]}, {"label": "b", "draws": [3]}], "flat": [1, 2, 3]}))
+    lines = [line.strip() for line in obtained(tmp_path).to_json().splitlines()]
+    assert '{"draws": [1, 2], "label": "a"},' in lines and '"flat": [1, 2, 3],' in lines
+
+
+def test_sweeps_are_found_point_by_point(tmp_path, monkeypatch):
+    """A subset, another order, and points that several records hold need no work; one new point is computed alone."""
+    asked = []
+
+    def compute(spec, parents, folder):
+        asked.append(len(spec.points))
+        return {"rows": [asdict(point) | {"mAP50": point.conv} for point in spec.points]}
+
+    monkeypatch.setattr(sys.modules[__name__], "work", compute, raising=False)
+    monkeypatch.setitem(store.COMPUTE, "sweep", f"{__name__}:work")
+
+    def rows(*ratios, parent="train-p", records="fresh"):
+        points = tuple(PruneSpec(conv=ratio) for ratio in ratios)
+        return [r["mAP50"] for r in Store(records, tmp_path).rows(Node(SweepSpec("m", parent, "d", points)))]
+
+    assert rows(0.1, 0.2, 0.3) == [0.1, 0.2, 0.3] and asked == [3]
+    assert rows(0.3, 0.1) == [0.3, 0.1] and asked == [3]
+    assert rows(0.4, 0.1) == [0.4, 0.1] and asked == [3, 1]
+    assert rows(0.4, 0.2, 0.1) == [0.4, 0.2, 0.1] and asked == [3, 1]
+    assert rows(0.1, parent="train-q") == [0.1] and asked == [3, 1, 1]  # another network has rows of its own
+    with pytest.raises(StoreError, match="never published"):
+        rows(0.1, records="committed")
+
+
+def test_record_says_where_it_ran_without_naming_the_machine(tmp_path, doing):
+    doing(Work())
+    record = obtained(tmp_path)
     assert set(record.host) == {"cpu", "cores", "memory_gb", "system", "machine", "python"}
     assert set(record.versions) == set(store.VERSIONED) and "absent" not in record.versions.values()
     assert str(tmp_path) not in record.to_json()
 
 
-def test_a_record_as_large_as_a_disk_is_not_even_read(tmp_path):
-    work = Work()
-    path = Store("s", True, tmp_path).get_or_run(SPEC, work).path("record.json")
+def test_a_record_as_large_as_a_disk_is_not_even_read(tmp_path, doing):
+    doing(Work())
+    path = obtained(tmp_path).path("record.json")
     os.truncate(path, 2**33)  # takes no room
     with pytest.warns(UserWarning, match="more than 100,000,000 bytes"):
-        Store("s", True, tmp_path).get_or_run(SPEC, lambda folder: {"params": 7})
+        Store("fresh", tmp_path).get(SPEC)
 
 
-def test_unfinished_work_counts_as_absent(tmp_path):
-    folder = tmp_path / "data" / "runs" / "s" / run_id(SPEC)
+def test_unfinished_work_counts_as_absent(tmp_path, doing):
+    folder = tmp_path / "data" / "runs" / run_id(SPEC)
 
-    def fails(where):
+    def fails(spec, parents, where):
         (where / "half.bin").touch()
         raise RuntimeError("out of memory")
 
+    doing(fails)
     with pytest.raises(RuntimeError, match="out of memory"):
-        Store("s", True, tmp_path).get_or_run(SPEC, fails)
+        obtained(tmp_path)
     assert [path.name for path in folder.iterdir()] == ["half.bin"]
-    assert Store("s", True, tmp_path).get(SPEC) is None
-    record = Store("s", True, tmp_path).get_or_run(SPEC, Work())
+    assert Store("fresh", tmp_path).get(SPEC) is None
+    doing(Work())
+    record = obtained(tmp_path)
     assert list(record.files) == ["weights.bin"]
 
 
-def test_metrics_that_are_no_numbers_leave_no_record(tmp_path):
+def test_metrics_that_are_no_numbers_leave_no_record(tmp_path, doing):
+    doing(Work({"mAP50": float("nan")}))
     with pytest.raises(ValueError, match="not JSON compliant"):
-        Store("s", True, tmp_path).get_or_run(SPEC, Work({"mAP50": float("nan")}))
-    assert Store("s", True, tmp_path).get(SPEC) is None
+        obtained(tmp_path)
+    assert Store("fresh", tmp_path).get(SPEC) is None
 
 
 @given(st.data())
@@ -120,9 +193,9 @@ def test_foreign_text_is_no_record():
 
 
 @pytest.mark.parametrize("harm", ["metrics", "cut", "not text", "file changed", "file cut", "file lost"])
-def test_damaged_record_is_set_aside_and_computed_again(tmp_path, harm):
-    work = Work()
-    record = Store("s", True, tmp_path).get_or_run(SPEC, work)
+def test_damaged_record_is_set_aside_and_computed_again(tmp_path, doing, harm):
+    work = doing(Work())
+    record = obtained(tmp_path)
     path, weights = record.folder / "record.json", record.path("weights.bin")
     whole = path.read_bytes()
     {
@@ -134,11 +207,11 @@ def test_damaged_record_is_set_aside_and_computed_again(tmp_path, harm):
         "file lost": lambda: weights.unlink(),
     }[harm]()
     with pytest.warns(UserWarning, match=f"record {record.run_id} was damaged"):
-        assert Store("s", True, tmp_path).get(SPEC) is None
+        assert Store("fresh", tmp_path).get(SPEC) is None
     assert not path.exists() and (record.folder / "record.damaged").exists()
-    again = Store("s", True, tmp_path).get_or_run(SPEC, work)
+    again = obtained(tmp_path)
     assert work.times == 2 and again.metrics == record.metrics and again.files == record.files
-    assert Store("s", True, tmp_path).get(SPEC) == again  # and it is whole now
+    assert Store("fresh", tmp_path).get(SPEC) == again  # and it is whole now
 
 
 def in_another_process(tmp_path, work: str) -> subprocess.Popen:
@@ -146,14 +219,15 @@ def in_another_process(tmp_path, work: str) -> subprocess.Popen:
     script = f"""
 import os, sys, time, uuid
 from pathlib import Path
+from yolop import store
 from yolop.specs import CensusSpec, ModelSpec
-from yolop.store import Store
 
-def work(folder):
+def work(spec, parents, folder):
 {textwrap.indent(textwrap.dedent(work).strip(), "    ")}
 
+store.COMPUTE["census"] = "__main__:work"
 spec = CensusSpec("toy", (("n", ModelSpec(0.33, 0.25)),), nc=3, imgsz=64)
-print(Store("s", True, Path(sys.argv[1])).get_or_run(spec, work).metrics)
+print(store.get_or_run(Path(sys.argv[1]), spec, {{}}).metrics)
 """
     return subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True)
 
@@ -178,18 +252,19 @@ def test_two_processes_do_the_work_once(tmp_path):
         "os.replace = lambda *_: os.kill(os.getpid(), 9); return {}",  # while it writes the record
     ],
 )
-def test_killed_run_goes_on_where_it_was(tmp_path, work):
+def test_killed_run_goes_on_where_it_was(tmp_path, doing, work):
     process = in_another_process(tmp_path, work)
     process.communicate(timeout=60)
     assert process.returncode == -9
-    assert Store("s", True, tmp_path).get(SPEC) is None
-    again = Work()
-    Store("s", True, tmp_path).get_or_run(SPEC, lambda folder: again.metrics)
-    assert Store("s", True, tmp_path).get(SPEC).metrics["params"] == 7
+    assert Store("fresh", tmp_path).get(SPEC) is None
+    doing(lambda spec, parents, folder: {"params": 7})
+    obtained(tmp_path)
+    assert Store("fresh", tmp_path).get(SPEC).metrics["params"] == 7
 
 
 @pytest.mark.parametrize(("number", "hint"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "permissions")])
-def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch, number, hint):
+def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch, doing, number, hint):
+    doing(Work())
     path = tmp_path / "record.json"
     write_atomically(path, "old")
 
@@ -201,23 +276,24 @@ def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch, number, hint):
         write_atomically(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(StoreError, match="finished records are kept"):
-        Store("s", True, tmp_path).get_or_run(SPEC, Work())
-    assert Store("s", True, tmp_path).get(SPEC) is None
+        obtained(tmp_path)
+    assert Store("fresh", tmp_path).get(SPEC) is None
 
 
-def test_committed_evidence_is_read_and_never_computed(tmp_path):
-    fresh = Store("s", True, tmp_path)
-    record = fresh.get_or_run(SPEC, Work())
-    committed = tmp_path / "data" / "records" / "s" / f"{record.run_id}.json"
+def test_committed_evidence_is_read_and_never_computed(tmp_path, doing):
+    doing(Work())
+    record = obtained(tmp_path)
+    committed = tmp_path / "data" / "records" / f"{record.run_id}.json"
     with pytest.raises(StoreError, match=f'{record.run_id}(?s:.*)records="fresh"'):
-        Store("s", False, tmp_path).get_or_run(SPEC, Work())
+        obtained(tmp_path, records="committed")
     committed.parent.mkdir(parents=True)
     committed.write_text(record.to_json())
-    read = Store("s", False, tmp_path).get_or_run(SPEC, lambda folder: pytest.fail("computed"))
+    doing(lambda *_: pytest.fail("computed"))
+    read = obtained(tmp_path, records="committed")
     assert read == replace(record, folder=None)
     with pytest.raises(StoreError, match=r'weights.bin: compute it with records="fresh"'):
         read.path("weights.bin")
     committed.write_text(committed.read_text().replace('"params": 7', '"params": 8'))
     with pytest.raises(DamagedRecord, match="restore it"):
-        Store("s", False, tmp_path).get(SPEC)
+        Store("committed", tmp_path).get(SPEC)
     assert "8" in committed.read_text()  # evidence is never touched by reading it

@@ -1,44 +1,57 @@
-"""get_or_run(spec): do a piece of work once, keep its record, never trust a damaged one.
+"""Records: do a piece of work once, keep what it gave, never trust a damaged one.
 
-A record is one small JSON file. Freshly computed ones lie in `data/runs/<study>/<run id>/record.json` beside what they
-made (weights); committed evidence lies in `data/records/<study>/<run id>.json`. Both carry their own checksum.
+One store serves all studies. A record is one small JSON file. Computed ones lie in `data/runs/<run id>/record.json` beside
+what they made (weights); committed evidence lies in `data/records/<run id>.json`. Both carry their own checksum. A study is a
+list of run ids, so settings that two studies share are computed once.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
+import pkgutil
 import platform
 import re
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock
 
-from yolop.specs import SCHEMA, STUDIES, canonical, content_hash, run_id
+from yolop import files
+from yolop.files import DamagedRecord, StoreError, sha256, write_atomically
+from yolop.specs import SCHEMA, Spec, SweepSpec, canonical, content_hash, identity, require, run_id
 
+COMPUTE = {  # kind of spec -> the function (spec, parents, folder) -> metrics that does the work
+    "data": "yolop.data.load:compute",
+    "official": "yolop.network.weights:compute",
+    "census": "yolop.network.yolov5:compute_census",
+    "stem": "yolop.measure.stem:compute",
+    "train": "yolop.train.trainer:compute",
+    "evaluation": "yolop.measure.evaluation:compute",
+    "pictures": "yolop.measure.pictures:compute",
+    "latency": "yolop.measure.latency:compute",
+    "sweep": "yolop.measure.pruning:compute",
+    "sensitivity": "yolop.measure.pruning:compute_sensitivity",
+    "recipe": "yolop.paper.recipe:compute",
+    "atlas": "yolop.speed.atlas:compute",
+    "sparse-tensors": "yolop.speed.torch_sparse:compute",
+    "narrowing-times": "yolop.speed.channels:compute",
+    "export": "yolop.speed.configurations:compute_export",
+    "configuration-scores": "yolop.speed.configurations:compute_scores",
+    "configuration-times": "yolop.speed.configurations:compute_times",
+}
 MOST_BYTES = 100_000_000  # of a record; one of 34,000 sweep points has a tenth of that
 UNFINISHED = ".unfinished"  # what long work keeps in its folder to go on from: no part of the record
-ROOT = Path(os.environ.get("YOLOP_ROOT") or Path(__file__).resolve().parents[1])
 VERSIONED = (
     *("torch", "torchvision", "ultralytics-opencv-headless", "numpy", "pillow", "scikit-learn", "scikit-image"),
     *("numba", "torch-pruning", "onnxruntime", "openvino", "nncf", "ncnn"),
 )
-
-
-class StoreError(RuntimeError):
-    """A record is absent, damaged or could not be written; the message says which and what to do."""
-
-
-class DamagedRecord(StoreError):
-    """A record or one of its files is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ class Record:
     host: dict
     versions: dict
     folder: Path | None = None  # where the files are; None for committed evidence
+    asked: Spec | None = None  # the spec that asked for it, with its fields outside the identity
 
     def path(self, name: str) -> Path:
         """Path of one of the record's files; StoreError if this record came without them."""
@@ -60,11 +74,19 @@ class Record:
             raise StoreError(f'{self.run_id} is committed without {name}: compute it with records="fresh"')
         return self.folder / name
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over all that the record's file says."""
+        return self._body()["checksum"]
+
     def to_json(self) -> str:
-        """The record as text, with a checksum over all of it and a newline at the end."""
-        body = {k: v for k, v in asdict(self).items() if k != "folder"} | {"schema": SCHEMA, "status": "complete"}
-        body["checksum"] = hashlib.sha256(canonical(body).encode()).hexdigest()
-        return json.dumps(body, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+        """The record as text, one row a line, with a checksum over all of it."""
+        return _one_row_a_line(self._body()) + "\n"
+
+    def _body(self) -> dict:
+        body = {k: v for k, v in asdict(replace(self, folder=None, asked=None)).items() if k not in ("folder", "asked")}
+        body |= {"schema": SCHEMA, "status": "complete"}
+        return body | {"checksum": hashlib.sha256(canonical(body).encode()).hexdigest()}
 
     @classmethod
     def read(cls, path: Path, folder: Path | None = None) -> Record:
@@ -77,8 +99,8 @@ class Record:
     def from_json(cls, text: str, folder: Path | None = None) -> Record:
         """Read a record back; DamagedRecord if the text is not what `to_json` wrote, or its fields make no record.
 
-        The checksum tells damage, not forgery: who edits a number by hand can compute it anew. What such a number changes
-        is named by `runner.verify`.
+        The checksum tells damage, not forgery: who edits a number by hand can compute it anew. `verify` names what such a
+        number changes.
         """
         try:
             body = json.loads(text)
@@ -106,60 +128,28 @@ class Record:
             raise ValueError("its spec is not the one of its run id")
 
 
-def published() -> list[str]:
-    """Names of the studies whose records are committed, in the order of STUDIES."""
-    return [name for name in STUDIES if list((ROOT / "data" / "records" / name).glob("*.json"))]
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: str | bytes) -> None:
-    """Write so that `path` is either the old whole file or the new one, whatever happens in between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):  # a read-only disk refuses that too
-            temporary.unlink(missing_ok=True)
-        raise StoreError(f"could not write {path}: {error.strerror}; {way_out(error.errno)}") from error
-
-
-def read_json(path: Path):
-    """What a file that this project wrote holds; StoreError if it is not whole."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DamagedRecord(f"{path} is damaged ({error}): delete it, or restore it, e.g. git checkout") from None
-
-
-def way_out(number: int | None) -> str:
-    """What to do about an error of the operating system, by its number."""
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        hint = "free some space and start again"
-    elif number == errno.ENAMETOOLONG:
-        hint = "move the project to a folder with a shorter path"
-    elif number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        hint = "move away what lies where a folder or file is needed"
+def _one_row_a_line(value, indent: str = "") -> str:
+    """JSON in which a dict has a line for each key, and a list of dicts or lists one for each of them."""
+    deeper = indent + " "
+    if isinstance(value, dict) and value:
+        lines = (f"{json.dumps(k, ensure_ascii=False)}: {_one_row_a_line(v, deeper)}" for k, v in sorted(value.items()))
+    elif isinstance(value, list) and value and isinstance(value[0], (dict, list)):
+        lines = (json.dumps(row, sort_keys=True, allow_nan=False, ensure_ascii=False) for row in value)
     else:
-        hint = "check that folder and its permissions"
-    return f"{hint}, finished records are kept"
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}\n{deeper}" + f",\n{deeper}".join(lines) + f"\n{indent}{closing}"
 
 
+@cache
 def host() -> dict:
     """The machine in words that do not name it: processor, cores, memory, system, Python."""
+    import psutil
+
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.system(),
         "machine": platform.machine(),
         "python": platform.python_version(),
@@ -174,6 +164,7 @@ def _cpu_name() -> str:
         return platform.processor() or "unknown"
 
 
+@cache
 def versions() -> dict:
     """Versions of the packages that can change a number."""
     found = {}
@@ -185,99 +176,182 @@ def versions() -> dict:
     return found
 
 
+def committed_path(root: Path, name: str) -> Path:
+    """Where the committed record of a run id lies."""
+    return root / "data" / "records" / f"{name}.json"
+
+
+def run_folder(root: Path, name: str) -> Path:
+    """Where a run id is computed, and its record and files are kept."""
+    return root / "data" / "runs" / name
+
+
+def read_committed(root: Path, name: str) -> Record | None:
+    """The committed record of a run id, or None; a damaged one raises, because nothing can compute it again."""
+    path = committed_path(root, name)
+    if not path.exists():
+        return None
+    try:
+        return _of(name, Record.read(path))
+    except (DamagedRecord, UnicodeDecodeError) as error:
+        raise DamagedRecord(f"committed record {name} is damaged ({error}): restore it, e.g. git checkout") from None
+
+
+def read_computed(root: Path, name: str) -> Record | None:
+    """The computed record of a run id with whole files, or None; a damaged one raises DamagedRecord."""
+    folder = run_folder(root, name)
+    if not (folder / "record.json").exists():
+        return None
+    try:
+        record = _of(name, Record.read(folder / "record.json", folder))
+    except UnicodeDecodeError as error:
+        raise DamagedRecord(str(error)) from None
+    for file, digest in record.files.items():
+        if not (folder / file).is_file() or sha256(folder / file) != digest:
+            raise DamagedRecord(f"{file} is missing or has changed")
+    return record
+
+
+def _of(name: str, record: Record) -> Record:
+    if record.run_id != name:
+        raise DamagedRecord(f"it is the record of {record.run_id}")
+    return record
+
+
+def state(root: Path, name: str) -> str:
+    """Of a run id: "computed", "committed", "damaged", "started" or "missing"."""
+    folder = run_folder(root, name)
+    try:
+        if read_computed(root, name):
+            return "computed"
+    except DamagedRecord:
+        return "damaged"
+    if committed_path(root, name).exists():
+        return "committed"
+    damaged = (folder / "record.damaged").exists()
+    return "damaged" if damaged else "started" if folder.exists() else "missing"
+
+
+def _whole_or_set_aside(root: Path, name: str) -> Record | None:
+    """As `read_computed`, but a damaged record is set aside with a warning, to be computed again."""
+    try:
+        return read_computed(root, name)
+    except DamagedRecord as error:
+        path = run_folder(root, name) / "record.json"
+        path.replace(path.with_name("record.damaged"))
+        warnings.warn(f"record {name} was damaged ({error}); set aside, computing it again", stacklevel=3)
+        return None
+
+
+def get_or_run(root: Path, spec: Spec, parents: dict[str, Record]) -> Record:
+    """The record of a spec, by reading or by computing it once.
+
+    The function that COMPUTE names leaves the files that belong to the record in the folder that it is given. Two processes
+    that ask for the same spec do the work once: the second waits. An error in the work leaves no record.
+    """
+    name = run_id(spec)
+    folder = run_folder(root, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{name}.lock")):
+        record = _whole_or_set_aside(root, name)  # another process may have finished while this one waited
+        return replace(record or _run(spec, name, folder, parents), asked=spec)
+
+
+def _run(spec: Spec, name: str, folder: Path, parents: dict[str, Record]) -> Record:
+    for leftover in folder.iterdir():  # of a killed run
+        if leftover.is_file() and leftover.name != UNFINISHED:
+            leftover.unlink()
+    began = time.perf_counter()
+    metrics = pkgutil.resolve_name(COMPUTE[spec.kind])(spec, parents, folder)
+    metrics = json.loads(canonical(metrics))  # what is handed out is what a reader of the file gets
+    made = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")}
+    seconds = round(time.perf_counter() - began, 2)
+    asked = json.loads(canonical({"kind": spec.kind} | identity(spec)))
+    record = Record(name, asked, metrics, made, seconds, host(), versions(), folder)
+    write_atomically(folder / "record.json", record.to_json())
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    return record
+
+
 class Store:
-    """The records of one study. `compute=False` reads committed evidence only and needs neither data nor weights;
-    `finished=True` reads what this machine has computed, and computes nothing more."""
+    """All records of one project folder, read in one of three ways.
 
-    def __init__(self, study: str, compute: bool, root: Path | None = None, finished: bool = False):
-        root = root or ROOT
-        self.study, self.compute, self.finished = study, compute, finished
-        self.runs, self.committed = root / "data" / "runs" / study, root / "data" / "records" / study
-        self.used: dict[str, Record] = {}  # every record handed out, for provenance
+    "committed" reads the evidence that the repository holds, and needs neither data nor weights; "fresh" reads what this
+    machine has computed and computes what is missing; "computed" reads that and computes nothing.
+    """
 
-    def get(self, spec) -> Record | None:
-        """The whole record of a spec, or None. Damaged fresh records are set aside with a warning; damaged committed
-        ones raise, because there is nothing to recompute them from."""
+    def __init__(self, records: str = "committed", root: Path | None = None):
+        require(records in ("committed", "fresh", "computed"), "records", records, '"committed" or "fresh"')
+        self.records, self.root = records, root or files.ROOT
+        self.used: dict[str, Record] = {}  # every record handed out, for the manifest of a study
+        self._sweeps: dict[str, Record | None] = {}
+
+    def get(self, spec: Spec) -> Record | None:
+        """The whole record of a spec, or None. Damaged computed records are set aside with a warning."""
         name = run_id(spec)
-        if name in self.used:
-            return self.used[name]
-        record = self._read_fresh(name) if self.compute else self._read_committed(name)
-        if record is not None:
-            self.used[name] = record
+        if name not in self.used:
+            read = read_committed if self.records == "committed" else _whole_or_set_aside
+            record = read(self.root, name)
+            if record is None:
+                return None
+            self.used[name] = replace(record, asked=spec)
+        return self.used[name]
+
+    def obtain(self, node) -> Record:
+        """The record of a node (`study.graph.Node`), computed with its parents if this store computes; else StoreError."""
+        record = self.get(node.spec)
+        if record is None:
+            self._require_computing(run_id(node.spec))
+            parents = {role: self.obtain(parent) for role, parent in node.parents}
+            record = self.used[run_id(node.spec)] = get_or_run(self.root, node.spec, parents)
         return record
 
-    def get_or_run(self, spec, work: Callable[[Path], dict]) -> Record:
-        """The record of `spec`, by reading or by calling `work(folder) -> metrics` once.
+    def rows(self, node) -> list[dict]:
+        """The rows of a sweep's node in the order of its points, each taken from whichever record has it.
 
-        `work` leaves the files that belong to the record in `folder`. Two processes that ask for the same spec do the
-        work once: the second waits. Errors in `work` leave no record.
-
-        Raises:
-            StoreError: the record is not committed and this store may not compute.
+        Only points that no record of the same network, data and split holds are computed, all in one new record.
         """
-        record = self.get(spec)
-        if record is not None:
-            return record
-        name = run_id(spec)
-        if not self.compute:
+        wanted = [canonical(identity(point)) for point in node.spec.points]
+        record = self.get(node.spec)
+        known = dict(zip(wanted, record.metrics["rows"], strict=True)) if record else self._known_rows(node.spec)
+        missing = tuple(p for p, key in zip(node.spec.points, wanted, strict=True) if key not in known)
+        if missing:
+            rest = self.obtain(replace(node, spec=replace(node.spec, points=missing)))
+            self._sweeps[rest.run_id] = rest
+            known |= {canonical(identity(p)): row for p, row in zip(missing, rest.metrics["rows"], strict=True)}
+        return [known[key] for key in wanted]
+
+    def _known_rows(self, spec: SweepSpec) -> dict[str, dict]:
+        """Rows of all sweeps of a spec's network, by point; for "figures" only those that are scored on resampled images."""
+        known, asked = {}, identity(replace(spec, points=()))
+        for record in self._all_sweeps():
+            if all(record.spec[name] == asked[name] for name in ("parent", "data", "split")):
+                rows = [*record.metrics["rows"], *filter(None, [record.metrics.get("control")])]
+                fitting = {_point(row): row for row in rows if spec.label != "figures" or "mAP50_resampled" in row}
+                known |= fitting
+                self.used |= {record.run_id: record} if fitting else {}
+        return known
+
+    def _all_sweeps(self) -> Iterator[Record]:
+        folder = self.root / "data" / ("records" if self.records == "committed" else "runs")
+        read = read_committed if self.records == "committed" else _whole_or_set_aside
+        for path in sorted(folder.glob("sweep-*")):
+            name = path.name.removesuffix(".json")
+            if name not in self._sweeps:
+                self._sweeps[name] = read(self.root, name)
+            if self._sweeps[name]:
+                yield self._sweeps[name]
+
+    def _require_computing(self, name: str) -> None:
+        if self.records == "committed":
             raise StoreError(
-                f"no committed record {name} in {self.committed.name}: these settings were never published. "
+                f"no committed record {name}: these settings were never published. "
                 'Compute them with records="fresh", or go back to the published settings'
             )
-        if self.finished:
-            raise StoreError(f"{name} was not computed on this machine yet: python -m yolop run {self.study}")
-        folder = self.runs / name
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.runs / f".{name}.lock"):
-            record = self.get(spec)  # another process may have finished while we waited
-            if record is None:
-                record = self._run(spec, name, folder, work)
-                self.used[name] = record
-        return record
+        if self.records == "computed":
+            raise StoreError(f"{name} was not computed on this machine yet: python -m yolop run")
 
-    def _run(self, spec, name: str, folder: Path, work: Callable[[Path], dict]) -> Record:
-        for leftover in folder.iterdir():  # of a killed run
-            if leftover.is_file() and leftover.name != UNFINISHED:
-                leftover.unlink()
-        began = time.perf_counter()
-        metrics = json.loads(canonical(work(folder)))  # what is handed out is what a reader of the file gets
-        files = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")}
-        seconds = round(time.perf_counter() - began, 2)
-        spec_dict = json.loads(canonical({"kind": spec.kind} | asdict(spec)))
-        record = Record(name, spec_dict, metrics, files, seconds, host(), versions(), folder)
-        write_atomically(folder / "record.json", record.to_json())
-        (folder / UNFINISHED).unlink(missing_ok=True)
-        return record
 
-    def _read(self, path: Path, name: str, folder: Path | None = None) -> Record:
-        record = Record.read(path, folder)
-        if record.run_id != name:
-            raise DamagedRecord(f"it is the record of {record.run_id}")
-        return record
-
-    def _read_committed(self, name: str) -> Record | None:
-        path = self.committed / f"{name}.json"
-        if not path.exists():
-            return None
-        try:
-            return self._read(path, name)
-        except (DamagedRecord, UnicodeDecodeError) as error:
-            raise DamagedRecord(
-                f"committed record {name} is damaged ({error}): restore it, e.g. git checkout"
-            ) from None
-
-    def _read_fresh(self, name: str) -> Record | None:
-        folder = self.runs / name
-        path = folder / "record.json"
-        if not path.exists():
-            return None
-        try:
-            record = self._read(path, name, folder)
-            for file, digest in record.files.items():
-                if not (folder / file).is_file() or sha256(folder / file) != digest:
-                    raise DamagedRecord(f"{file} is missing or has changed")
-            return record
-        except (DamagedRecord, UnicodeDecodeError) as error:
-            path.replace(path.with_name("record.damaged"))
-            warnings.warn(f"record {name} was damaged ({error}); set aside, computing it again", stacklevel=2)
-            return None
+def _point(row: dict) -> str:
+    """The point of a sweep that a row belongs to, as `canonical` gives it."""
+    return canonical({name: row[name] for name in ("method", "conv", "c3", "sppf", "reading", "detect", "seed")})

@@ -12,7 +12,7 @@ import numpy as np
 from nbformat import v4
 from PIL import Image
 
-from yolop.data import datasets
+from yolop.data import folder
 
 ROOT = Path(__file__).resolve().parents[2]
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\r\n\u202e"  # clears the screen, names the window, turns the writing around
@@ -51,8 +51,10 @@ class Trap:
 
 
 def pt(path: Path, pickled: bytes, storages=(), compression=zipfile.ZIP_STORED) -> Path:
+    """An archive as torch.save writes it."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
         for number, data in enumerate(storages):
             archive.writestr(f"archive/data/{number}", data)
     return path
@@ -64,7 +66,7 @@ def packed(header: dict | bytes, data: bytes, length: int | None = None) -> byte
 
 
 def picture(path: Path, seed: str) -> None:
-    label = datasets._label_path(path)
+    label = folder._label_path(path)
     for file in (path, label):
         file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(len(seed)).integers(256, size=(16, 20, 3), dtype=np.uint8)).save(path)

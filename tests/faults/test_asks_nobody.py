@@ -56,11 +56,13 @@ CHAIN = """
 import os, sys
 from pathlib import Path
 import numpy as np, torch, yaml
-from yolop.data import datasets
-from yolop.network import checkpoints, yolov5
+from yolop.data import digits, images
+from yolop.data.folder import read
+from yolop.network import weights, yolov5
 from yolop.speed import runtimes
 from yolop.train import trainer
-from yolop.specs import FORMATS, MODELS, DigitsSpec, TrainSpec
+from yolop.specs import MODELS, DigitsSpec, TrainSpec
+from yolop.speed_specs import FORMATS
 
 folder, traps, names = Path(sys.argv[1]), Path(sys.argv[2]), yaml.safe_load(sys.argv[3])[:10]
 
@@ -69,21 +71,21 @@ class Trap:
         return os.mkdir, (str(folder / "canary"),)
 
 if __name__ == "__main__":
-    root = datasets.generate(DigitsSpec(train=12, val=4, test=4, imgsz=96), folder / "set").root
+    root = digits.generate(DigitsSpec(train=12, val=4, test=4, imgsz=96), folder / "set").root
     config = yaml.safe_load((root / "data.yaml").read_text())
     (root / "data.yaml").write_text(yaml.safe_dump(config | {"names": names[:len(config["names"])]}))
-    before = datasets.read(root / "data.yaml")
+    before = read(root / "data.yaml")
     places = ["labels.cache", "labels/train.cache", "labels/train/x.cache", "images/train.cache", "train.cache"]
     places += [f"images/train/{i:05}.npy" for i in range(12)] + ["labels/train.npy", "images.pkl", "images/train/00000.pkl"]
     for place in places:
         np.save(root / "x.npy", np.array([Trap()], object), allow_pickle=True)
         (root / "x.npy").rename(root / place)
-    data = datasets.read(root / "data.yaml")
+    data = read(root / "data.yaml")
     assert data.digest == before.digest
     spec = TrainSpec(MODELS["p"], "p", data.digest, data.nc, imgsz=64, epochs=1, batch=4, val_every=1, mosaic=1.0)
     (folder / "run").mkdir()
     trainer.train(spec, data, folder / "run")
-    model = checkpoints.load_weights(yolov5.build(MODELS["p"], data.nc), folder / "run/weights.safetensors")
+    model = weights.load_weights(yolov5.build(MODELS["p"], data.nc), folder / "run/weights.safetensors")
     for runtime in FORMATS.values():
         (folder / runtime).mkdir()
         calibration = np.zeros((2, 3, 64, 64), np.uint8)
@@ -91,8 +93,8 @@ if __name__ == "__main__":
         runtimes.load(runtime, folder / runtime, yolov5.fused(model), 64, 1)(torch.zeros(1, 3, 64, 64))
     for path in sorted(traps.iterdir()):  # absent modules, formats that need a package: nobody installs them
         try:
-            (checkpoints.read_official if path.suffix == ".pt" else datasets.read_image)(path)
-        except (checkpoints.CheckpointError, datasets.DatasetError) as error:
+            (weights.read_official if path.suffix == ".pt" else images.read_image)(path)
+        except (weights.CheckpointError, images.DatasetError) as error:
             print(path.name, str(error)[:200])
         else:
             raise SystemExit(f"{path.name} was read")

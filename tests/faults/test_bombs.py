@@ -50,19 +50,10 @@ def write_bombs(folder: Path) -> int:
     folder.mkdir()
     (folder / "honest.pt").write_bytes(pt(folder / "x", network(tensor((2, 4), (4, 1))), [bytes(16)]).read_bytes())
     pickles = {
-        "memo": b"\x80\x02Nr" + struct.pack("<I", 2**28) + b".",
-        "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 2**32) + b".",
         "bytes": b"\x80\x04\x8e" + struct.pack("<Q", 2**32) + b".",
-        "frame": b"\x80\x04\x95" + struct.pack("<Q", 2**32) + b"N.",
-        "long": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"\x01.",
-        "digits": b"\x80\x02L" + b"9" * 3 * 10**6 + b"L\n.",
-        "deep-key": b"\x80\x02}" + b")" + b"\x85" * 3 * 10**6 + b"K\x01s.",
-        "deep-list": b"\x80\x02" + b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
-        "doubling-keys": b"\x80\x02})" + b"q\x00h\x00\x86" * 64 + b"K\x01s.",
-        "marks": b"\x80\x02" + b"(" * 4 * 10**6 + b".",
-        "copies": b"\x80\x02" + b"2" * 4 * 10**6 + b".",
+        "a-large-pickle": b"\x80\x02" + b"]" * 6 * 10**6 + b".",
         "doubling-modules": doubling(50),
-        "a-large-name": b"\x80\x02cmodels.x\n" + b"y" * 4 * 10**6 + b"\n)\x81.",
+        "a-large-name": network(tensor((2, 4), (4, 1))).replace(b"00000000", b"x" * 4 * 10**6),
     }
     for name, data in pickles.items():
         pt(folder / f"{name}.pt", data)
@@ -129,8 +120,8 @@ def lzma_member(content: bytes) -> bytes:
 READER = """
 import json, resource, shutil, sys, time, warnings, zipfile
 from pathlib import Path
-from yolop.data import datasets, downloads
-from yolop.network import checkpoints, yolov5
+from yolop.data import downloads, folder as folders, images
+from yolop.network import weights, yolov5
 from yolop.specs import MODELS
 
 warnings.simplefilter("ignore")
@@ -142,24 +133,24 @@ def read_set(path, place):
     shutil.copy(root / "data.yaml", root / "data.yaml.kept")
     (root / place).unlink(missing_ok=True)
     (root / place).symlink_to(path)  # a copy of a sparse file would take room
-    before = datasets._outside
-    datasets._outside = lambda *_: ""  # the link is ours
+    before = folders._outside
+    folders._outside = lambda *_: ""  # the link is ours
     try:
-        datasets.read(root / "data.yaml")
+        folders.read(root / "data.yaml")
     finally:
-        datasets._outside = before
+        folders._outside = before
         (root / place).unlink()
         shutil.copy(root / "data.yaml.kept", root / "data.yaml")
 
 def archive(path):
     files = {"a.bin": (10**6, "0" * 64)}
-    downloads._unpack("https://x/a.zip", path, files, root / "unpacked")
+        found = downloads._unpacked(path.read_bytes(), files)
     raise downloads.DownloadError("nothing found") if downloads.wrong_files(root / "unpacked", files) else 0
 
 READERS = {
-    ".pt": checkpoints.read_official, ".safetensors": lambda path: checkpoints.load_weights(model, path),
-    ".yaml": lambda path: datasets.read(path), ".label": lambda path: read_set(path, "labels/train/0.txt"),
-    ".list": lambda path: datasets._refuse(path, datasets._listed(path, root, (root,), found := []) and found or found),
+    ".pt": weights.read_official, ".safetensors": lambda path: weights.load_weights(model, path),
+    ".yaml": lambda path: folders.read(path), ".label": lambda path: read_set(path, "labels/train/0.txt"),
+    ".list": lambda path: folders._refuse(path, folders._listed(path, root, (root,), found := []) and found or found),
     ".zip": archive,
 }
 peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1000  # of this program only
@@ -167,9 +158,9 @@ start = peak()
 for path in sorted(folder.iterdir()):
     before, began = peak(), time.perf_counter()
     try:
-        READERS.get(path.suffix, datasets.read_image)(path)
+        READERS.get(path.suffix, images.read_image)(path)
         outcome = "read"
-    except (checkpoints.CheckpointError, datasets.DatasetError, downloads.DownloadError) as error:
+    except (weights.CheckpointError, images.DatasetError, downloads.DownloadError) as error:
         outcome = f"refused: {str(error)[:120]}"
     print(json.dumps([path.name, outcome, round(peak() - before), round(time.perf_counter() - began, 1)]), flush=True)
 print(json.dumps(peak() - start))

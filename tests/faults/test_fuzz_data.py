@@ -40,13 +40,13 @@ def root(tmp_path):
 
 def is_read(root: Path, counts: Counter) -> None:
     """Read the data set: DatasetError, or boxes that training can use."""
-    from yolop.data import datasets
+    from yolop.data import DatasetError, folder, load
 
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     try:
-        found = datasets.read(root / "data.yaml")
-        text = json.dumps(datasets.summary(found), ensure_ascii=False, allow_nan=False).encode()
-    except datasets.DatasetError as error:
+        found = folder.read(root / "data.yaml")
+        text = json.dumps(load.summary(found), ensure_ascii=False, allow_nan=False).encode()
+    except DatasetError as error:
         counts["refused"] += 1
         assert 20 < len(str(error)) < 20_000 and str(error).encode()
     else:
@@ -112,10 +112,11 @@ def test_any_label_file_is_boxes_or_a_named_error(root, seen):
 
 def test_any_settings_are_a_study_or_a_named_error(project, seen):
     from yolop.run import runner
-    from yolop.specs import SpecError, Study, named_study
+    from yolop.settings import named_study, setting_names
+    from yolop.specs import SpecError
 
     (project / "notebooks/01_architecture.ipynb").write_bytes(NOTEBOOK.read_bytes())
-    names, counts = [*Study.__dataclass_fields__, "x", "é", "\0"], Counter()
+    names, counts = [*setting_names(), "x", "é", "\0"], Counter()
 
     def is_study(make) -> None:
         try:
@@ -147,7 +148,7 @@ def test_any_settings_are_a_study_or_a_named_error(project, seen):
     @settings(max_examples=500)
     @given(st.lists(given_text, max_size=3))
     def command_line(texts):
-        is_study(lambda: runner.prepare("digits", texts, "01")[0])
+        is_study(lambda: runner.prepare("digits", texts, "01")[0].settings)
 
     fields()
     command_line()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from strangers import shown
 
+from yolop import files
 from yolop.data import downloads
 from yolop.data.downloads import DownloadError, Source, fetch, manifest_text
 
@@ -40,13 +41,8 @@ def hostile_archives(canary: Path) -> dict[str, bytes]:
     upwards = "../" * 20 + str(canary).lstrip("/")
     names = ("../images/a.bin", "x/../images/a.bin", "/images/a.bin", "//x/images/a.bin", "..\\images\\a.bin")
     names += (
-        "C:\\images\\a.bin",
-        "images/a.bin/",
-        "images/./a.bin",
-        "IMAGES/A.BIN",
-        "images/a.bin ",
-        "images/../a.bin",
-    )
+        "C:\\images\\a.bin", "images/a.bin/", "images/./a.bin", "IMAGES/A.BIN", "images/a.bin ", "images/../a.bin"
+    )  # fmt: skip
     found = {f"a member called {name!r}": zipped((name, CONTENT, 0), evil) for name in names}
     found |= {
         "a path in full": zipped(evil),
@@ -85,9 +81,9 @@ def test_archives_that_write_elsewhere(project, tmp_path, canary, monkeypatch, s
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests/tiny.json").write_text(manifest_text(tmp_path / "whole", ["images/a.bin"]))
     monkeypatch.setattr(downloads, "MANIFESTS", tmp_path / "manifests")
-    monkeypatch.delenv("YOLOP_DATA", raising=False)
+    monkeypatch.setattr(files, "DATA", None)
     source, sent = Source("tiny", ("https://example.org/set.zip",), "data/tiny"), {}
-    monkeypatch.setattr(downloads, "_save", lambda url, to, limit, target: to.write_bytes(sent["data"]))
+    monkeypatch.setattr(downloads, "_receive", lambda url, to, _, limit: Path(to).write_bytes(sent["data"]))
     archives = hostile_archives(canary)
     before = {path for path in tmp_path.rglob("*")} | {project / "data", project / "data/downloads"}
     for name, sent["data"] in archives.items():

@@ -10,8 +10,8 @@ import pytest
 from strangers import ESCAPES, GOOD, Trap, encoded, laughs, png, pt, shown
 
 from yolop.__main__ import main
-from yolop.data import datasets
-from yolop.data.datasets import DatasetError
+from yolop.data import DatasetError, images
+from yolop.data.folder import read
 from yolop.run import runner
 
 
@@ -85,7 +85,7 @@ def hostile_yamls(canary: Path) -> dict[str, str | bytes]:
 def refused(yaml: Path, capsys, canary: Path) -> None:
     """Neither the reader nor the command line takes it; no kernel starts, and no code of it runs."""
     with pytest.raises(DatasetError) as caught:
-        datasets.read(yaml)
+        read(yaml)
     shown(caught.value)
     assert main(["run", "smoke", "--set", f"dataset={yaml}"]) == 2
     assert capsys.readouterr().err.startswith("yolop: ")
@@ -94,7 +94,7 @@ def refused(yaml: Path, capsys, canary: Path) -> None:
 
 def test_yamls_that_would_run_blow_up_or_lead_away(root, canary, monkeypatch, capsys, seen):
     monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a kernel was started"))
-    datasets.read(root / "data.yaml")
+    read(root / "data.yaml")
     files = hostile_yamls(canary)
     for name, text in files.items():
         print(name)
@@ -151,14 +151,14 @@ def test_files_that_lead_away_from_their_data_set(root, tmp_path, canary, monkey
         spoil()
         refused(root / "data.yaml", capsys, canary)
         with pytest.raises(DatasetError) as caught:
-            datasets.read(root / "data.yaml")
+            read(root / "data.yaml")
         assert "secret of" not in str(caught.value)
         shutil.rmtree(root)
         shutil.copytree(whole, root)
     (root / "inner").mkdir()  # inside a data set, links and paths upwards are as good as any
     (root / "inner/data.yaml").write_text(f"path: ..\n{GOOD}")
     linked("images/train/1.png", root / "images/train/0.png")
-    assert len(datasets.read(root / "inner/data.yaml").splits["train"].images) == 2
+    assert len(read(root / "inner/data.yaml").splits["train"].images) == 2
     seen("links and lists that lead out of the data set", 2 * len(ways), "refused, and nothing of it shown")
 
 
@@ -201,7 +201,7 @@ def test_images_that_are_something_else(root, canary, monkeypatch, capsys, seen)
     both = {name: png(20, 16) + data for name, data in disguised(canary).items()}  # an image to one reader only
     for data in both.values():
         (root / "images/train/1.png").write_bytes(data)
-        assert datasets.read_image(datasets.read(root / "data.yaml").splits["train"].images[1]).shape == (16, 20, 3)
+        assert images.read_image(read(root / "data.yaml").splits["train"].images[1]).shape == (16, 20, 3)
     assert not canary.exists()
     seen("images that are programs or documents, or cut", 2 * len(files), "refused")
     seen("images that are a program as well", len(both), "read as the image; nothing runs")

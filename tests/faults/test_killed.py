@@ -15,43 +15,38 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from nbformat import v4
+from support import toy
 
-from yolop import store
-from yolop.run import runner
+from yolop.files import sha256
+from yolop.store import Record
 
 TRIES = 20
-PARAMETERS = "\n".join(f"{name} = None" for name in runner.declared(runner.notebooks()[0]))
 WORK = """
-import sys, time
+import time
 from pathlib import Path
+from yolop import store
+from yolop.files import ROOT
 from yolop.specs import CensusSpec, ModelSpec
-from yolop.store import Store
+
+def compute(spec, parents, folder):
+    with open(folder / "weights.bin", "wb") as file:
+        for part in range(8):
+            file.write(bytes([part]) * 50_000)
+            file.flush()
+            time.sleep(0.01)
+    Path("works.log").open("a").write(spec.label + " ")
+    return {{"letters": [ord(letter) for letter in spec.label]}}
+
+store.COMPUTE["census"] = "__main__:compute"
 for label in {labels}:
-    def work(folder):
-        with open(folder / "weights.bin", "wb") as file:
-            for part in range(8):
-                file.write(bytes([part]) * 50_000)
-                file.flush()
-                time.sleep(0.01)
-        Path("works.log").open("a").write(label + " ")
-        return {{"letters": [ord(letter) for letter in label]}}
-    spec = CensusSpec(label, (("n", ModelSpec(0.33, 0.25)),), nc=3, imgsz=64)
-    print(Store("smoke", compute=True).get_or_run(spec, work).metrics)
+    print(store.get_or_run(ROOT, CensusSpec(label, (("n", ModelSpec(0.33, 0.25)),), nc=3, imgsz=64), {{}}).metrics)
 """
 
 
 def a_project(root: Path) -> Path:
     """Two notebooks of six records each, and one that is never run, so that no report is asked for."""
-    (root / "notebooks").mkdir(parents=True)
     for name, labels in {"01_one": "abcdef", "02_two": "ghijkl", "03_never": ""}.items():
-        cells = [v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
-        cells += [v4.new_code_cell(WORK.format(labels=repr(part))) for part in (labels[:3], labels[3:])]
-        for number, cell in enumerate(cells):
-            cell.id = f"cell-{number}"
-        book = v4.new_notebook(cells=cells)
-        book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(book, root / "notebooks" / f"{name}.ipynb")
+        toy(root, name, *(WORK.format(labels=repr(part)) for part in (labels[:3], labels[3:])))
     return root
 
 
@@ -74,7 +69,7 @@ def finish(root: Path) -> str:
 
 def content(root: Path) -> dict:
     """All that a run leaves at its final places, but for times: notebooks byte for byte, records field by field."""
-    report, runs = root / "reports" / "smoke" / "notebooks", root / "data" / "runs" / "smoke"
+    report, runs = root / "reports" / "smoke" / "notebooks", root / "data" / "runs"
     found = {path.name: path.read_bytes() for path in report.glob("[!.]*")}
     for path in runs.glob("*/record.json"):
         body = json.loads(path.read_text())
@@ -85,9 +80,9 @@ def content(root: Path) -> dict:
 
 def whole(root: Path) -> None:
     """Whatever lies at a final place is whole: records have their checksum and files, notebooks are notebooks."""
-    for path in root.glob("data/runs/smoke/*/record.json"):
-        record = store.Record.from_json(path.read_text(), path.parent)
-        assert all(store.sha256(path.parent / name) == digest for name, digest in record.files.items())
+    for path in root.glob("data/runs/*/record.json"):
+        record = Record.from_json(path.read_text(), path.parent)
+        assert all(sha256(path.parent / name) == digest for name, digest in record.files.items())
     for path in root.glob("reports/smoke/notebooks/[0-9]*.ipynb"):
         nbformat.validate(nbformat.read(path, as_version=4))
 
@@ -129,7 +124,7 @@ def test_killed_at_random_moments(tmp_path, quiet, victim, seen):
             assert list(root.glob("reports/smoke/notebooks/*.failed.ipynb"))
         if process.returncode == 0:  # all done: begin anew
             assert content(root) == expected
-            for path in root.glob("data/runs/smoke/*/record.json"):
+            for path in root.glob("data/runs/*/record.json"):
                 path.unlink()
     finish(root)
     assert not list(root.glob("reports/smoke/notebooks/.*"))
@@ -185,23 +180,20 @@ def test_a_stop_ends_all_children_within_ten_seconds(tmp_path, quiet, number, se
 TRAINING = """
 import os, sys
 from pathlib import Path
-from yolop.data import datasets
-from yolop.train import resume, trainer
+from yolop import store
 from yolop.specs import MODELS, DigitsSpec, SparseTrainSpec, TrainSpec
-from yolop.train.zeros import SparseTrainer
-from yolop.store import Store
+from yolop.train import resume, trainer
 resume.EVERY_S = 0.0
 root, digits = Path(sys.argv[1]), DigitsSpec(train=20, val=6, test=6, imgsz=96)
 for line in sys.stdin:
     place, seed = line.split()
     pid = os.fork()  # of a process that has only imported: a training starts in milliseconds
     if not pid:
-        data = datasets.generate(digits, root / "digits")
-        kind, how = (TrainSpec, trainer.Trainer) if int(seed) % 2 else (SparseTrainSpec, SparseTrainer)
-        more = {} if int(seed) % 2 else {"sparsity": 0.8}
-        spec = kind(MODELS["p"], "p", data.digest, data.nc, 64, 8, 8, int(seed), mosaic=1.0, val_every=2, **more)
-        work = lambda folder: trainer.train(spec, data, folder, trainer_class=how)
-        Store(place, True, root).get_or_run(spec, work)
+        data = store.get_or_run(root / "digits", digits, {})
+        kind, more = (TrainSpec, {}) if int(seed) % 2 else (SparseTrainSpec, {"sparsity": 0.8})
+        digest, nc = data.metrics["digest"], len(data.metrics["names"])
+        spec = kind(MODELS["p"], "p", digest, nc, 64, 8, 8, int(seed), mosaic=1.0, val_every=2, **more)
+        store.get_or_run(root / place, spec, {"data": data})
         os._exit(0)
     print(pid, flush=True)
     print(os.waitpid(pid, 0)[1], flush=True)
@@ -228,7 +220,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, seen):
         return numbers() == 0
 
     def record(place: str) -> dict:
-        (path,) = (tmp_path / "data" / "runs" / place).glob("*/record.json")
+        (path,) = (tmp_path / place / "data" / "runs").glob("*/record.json")
         return json.loads(path.read_text())["metrics"]
 
     draw, kills, goings_on, seed, lost = random.Random(7), 0, 0, 0, 0

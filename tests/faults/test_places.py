@@ -16,33 +16,33 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbformat import v4
+from support import toy
 
 import yolop
-from yolop.specs import Study
 
-PARAMETERS = ['study = "smoke"', 'records = "committed"', "write_report = False"]
-PARAMETERS += [f"{field} = None" for field in Study.__dataclass_fields__ if field != "name"]
 SMALL = """from pathlib import Path
+from yolop import store
+from yolop.files import ROOT, write_atomically
 from yolop.specs import CensusSpec, ModelSpec
-from yolop.store import ROOT, Store, write_atomically
 
-def work(folder):
+def compute(spec, parents, folder):
     (folder / "weights.bin").write_bytes(bytes(300_000))
     return {"params": 7}
 
-record = Store(study, True).get_or_run(CensusSpec("toy", (("n", ModelSpec(0.33, 0.25)),), nc=3, imgsz=64), work)
-write_atomically(ROOT / "reports" / study / "tables" / "small.csv", f"parameters\\n{record.metrics['params']}\\n")
+store.COMPUTE["census"] = "__main__:compute"
+record = store.get_or_run(ROOT, CensusSpec("toy", (("n", ModelSpec(0.33, 0.25)),), nc=3, imgsz=64), {})
+write_atomically(Path(out) / "tables" / "small.csv", f"parameters\\n{record.metrics['params']}\\n")
 print("é 표 →", Path.cwd())"""
-DATA = """from yolop.report.reporting import Report
+DATA = """from yolop import open_study, show, tables
 
-Report(study, records, write_report).table("dataset")"""
+study = open_study(study, settings, records, out)
+show.table(tables.dataset(study.data, study.corpus), name="dataset")"""
 NEVER = "1 / 0"  # as it is never run, the whole report, which needs every record of a study, is not asked for
 RUN = ("run", "smoke", "--only")
 NAMELESS = ("unshare", "--user", "--map-user=12345")  # the rights of this user's files, but no name, no home, not root
 MIB = 2**20
+TIMED = ("manifest.json", ".lock")  # it has checksums of records, in which seconds stand
 
 
 def may(*command: str) -> bool:
@@ -56,11 +56,7 @@ needs_nameless = pytest.mark.skipif(not may(*NAMELESS, "true"), reason="needs Li
 def a_project(root: Path) -> Path:
     """Write a project of three tiny notebooks."""
     for name, source in {"01_small": SMALL, "02_data": DATA, "03_never": NEVER}.items():
-        tagged = v4.new_code_cell("\n".join(PARAMETERS), metadata={"tags": ["parameters"]}, id="parameters")
-        book = v4.new_notebook(cells=[tagged, v4.new_code_cell(source, id="work")])
-        book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        (root / "notebooks").mkdir(parents=True, exist_ok=True)
-        nbformat.write(book, root / "notebooks" / f"{name}.ipynb")
+        toy(root, name, source)
     return root
 
 
@@ -68,7 +64,8 @@ def run(
     root: Path | str, *arguments: str, before=(), cwd="/", limit=resource.RLIM_INFINITY, **environment: str
 ) -> subprocess.CompletedProcess:
     """`python -m yolop ...` on the project `root` in another process, with nothing of our environment but PATH."""
-    environment = {"PATH": os.environ["PATH"], "YOLOP_ROOT": str(root)} | environment
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(yolop.__file__).parents[1])}
+    environment = own | {"YOLOP_ROOT": str(root)} | environment
     command = [*before, sys.executable, "-m", "yolop", *arguments]
     return subprocess.run(
         command, env=environment, cwd=cwd, capture_output=True, text=True, errors="backslashreplace",
@@ -84,13 +81,13 @@ def side_by_side(function, cases) -> list:
 
 def results(root: Path) -> dict[str, str]:
     """What a run leaves for people, by content: tables, executed notebooks."""
-    files = [path for path in (root / "reports").rglob("*") if path.is_file()]
+    files = [path for path in (root / "reports").rglob("*") if path.is_file() and path.name not in TIMED]
     return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def everything(root: Path) -> dict[str, str]:
     """All that a later run may rely on: results and records with their files."""
-    files = [path for record in root.glob("data/runs/*/*/record.json") for path in record.parent.iterdir()]
+    files = [path for record in root.glob("data/runs/*/record.json") for path in record.parent.iterdir()]
     files = [path for path in files if path.is_file() and not path.name.startswith(".")]
     return results(root) | {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
@@ -115,8 +112,8 @@ def is_refused(done: subprocess.CompletedProcess, *patterns: str, root: Path | N
     assert len(lines) <= 3, done.stderr  # which cell, what and the way out, where the notebook was kept
     assert all(re.search(pattern, done.stderr) for pattern in patterns), done.stderr
     if root:
-        rests = [path for path in (root / "reports").rglob(".*")] + [*root.rglob("*.tmp")]
-        assert not rests and not list(root.glob("data/runs/*/*/.*.tmp"))
+        rests = [path for path in (root / "reports").rglob(".*") if path.name != ".lock"] + [*root.rglob("*.tmp")]
+        assert not rests and not list(root.glob("data/runs/*/.*.tmp"))
 
 
 def works(done: subprocess.CompletedProcess) -> None:
@@ -155,7 +152,7 @@ def test_full_disk(small_disk, undisturbed, seen):
         is_refused(done, re.escape(str(root)), "No space left on device; (free some space|make room)", root=root)
         gone, tries = gone + lost(before, root), tries + 1
         filler.unlink()
-        for begun in root.glob("data/runs/smoke/data-*"):
+        for begun in root.glob("data/runs/data-*"):
             shutil.rmtree(begun)
     works(run(root, *RUN, "01,02", **home))
     assert results(root) == undisturbed and not gone
@@ -205,7 +202,7 @@ def test_no_permission(tmp_path, undisturbed, seen):
     root = a_project(tmp_path)
     works(run(root, *RUN, "01"))
     before = everything(root)
-    (record,) = root.glob("data/runs/smoke/*/record.json")
+    (record,) = root.glob("data/runs/census-*/record.json")
     forbidden = {"folders": [root / "reports", *(root / "reports").rglob("*/")], "record": [record]}
     for paths in forbidden.values():
         modes = {path: path.stat().st_mode for path in paths}
@@ -294,7 +291,7 @@ def test_odd_paths(tmp_path, undisturbed, seen):
 def test_impossible_paths(tmp_path, seen):
     names = ("\udcff\udcfe", "new\nline")
     for name in names:
-        is_refused(run(a_project(tmp_path / name), *RUN, "01"), "use one whose path is text on one line")
+        is_refused(run(a_project(tmp_path / name), *RUN, "01"), "whose path is text on one line")
     too_long, length = tmp_path, 4040  # of 4,095: its notebooks can be written and read, its records cannot
     while (rest := length - len(str(too_long)) - 1) > 0:
         too_long /= "n" * (rest if rest < 200 else 150)

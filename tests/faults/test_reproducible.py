@@ -17,33 +17,44 @@ from pathlib import Path
 import pytest
 
 import yolop
-from yolop.specs import Study, TrainSpec
+from yolop.settings import Study
+from yolop.specs import TrainSpec
 
-# Of smoke: 48 images, 3 steps, 14 trainings. `narrowed_to` chooses by measured times how many channels to remove; we fix that.
-FIELDS = {"models": ("n", "p"), "epochs": 1, "narrowed_to": ()}
+SETTINGS = "models=n,p epochs=1"  # of smoke: 48 images, 3 steps, 14 trainings
 WORK = """
 import hashlib, json, sys
 from pathlib import Path
 import yolop
-from yolop.report.reporting import Report
+from yolop.report import diagrams, plots, show, tables
+from yolop.report.opened import open_study
+from yolop.specs import METHODS, points
 
-report = Report("smoke", "fresh", True, **json.loads(sys.argv[1]))
-evidence = report.evidence
-asked = [lambda name=name: report.table(name) for name in ("dataset", "learning-curves", "pretraining", "per-class")]
-asked += [lambda: evidence.trained("p", 1), lambda: evidence.trained("n", 1), lambda: evidence.shrunk(removed=0.5)]
-asked += [lambda name=name: report.table(name) for name in ("modules", "sweeps", "trained-zeros")]
-asked += [lambda name=name: report.figure(name) for name in ("architecture", "learning-curves", "sweeps", "pictures")]
+study = open_study("smoke", sys.argv[1], "fresh", "reports")
+graph, best = study.graph, study.model("p-best")
+everywhere = lambda: best.pruned(points(METHODS, study.settings.ratios))
+own = lambda: [study.layers()[label] for label in ("n", "p")]
+zeros = [(0.0, "global"), (0.9, "global"), (0.9, "layer"), (0.9, "random")]
+asked = [lambda label=label: show.keep(study.model(label).curves(), f"curves-{label}") for label in graph.trainings]
+asked += [lambda: show.keep(tables.dataset(study.data), "dataset"), lambda: show.keep(tables.pretraining(study), "pretraining")]
+asked += [lambda label=label: study.record(graph.training(label, 1)) for label in ("p", "n")]
+asked += [lambda how=how: study.record(graph.fine_tuned(0, *how)) for how in (*zeros, (0.0, "global", 0.5))]
+asked += [lambda: show.keep(tables.by_module(n=own()[0], p=own()[1]), "modules")]
+asked += [lambda: show.keep(tables.sweeps(everywhere()), "sweeps"), lambda: plots.sweeps(everywhere(), best.score())]
+asked += [lambda: plots.learning_curves(best.curves()), lambda: diagrams.architecture(tables.side_by_side(*own()))]
+asked += [lambda: diagrams.pictures(study.pictures())]
 for ask in asked[:: int(sys.argv[2])]:
     ask()
 
 from ultralytics.cfg import get_cfg
 from ultralytics.data.build import build_dataloader
 from ultralytics.utils.torch_utils import init_seeds
+from yolop.data.load import dataset_of
 from yolop.train import trainer
 
 def seen_by_workers(seed):
-    settings = get_cfg(overrides=trainer.arguments(evidence.train_spec("p", seed), Path("nowhere"), "cpu"))
-    images = trainer.CheckedImages(evidence.dataset(), "train", imgsz=96, augment=True, hyp=settings, batch_size=8)
+    settings = get_cfg(overrides=trainer.arguments(graph.training("p", seed).spec, Path("nowhere"), "cpu"))
+    dataset = dataset_of(study.record(graph.data))
+    images = trainer.CheckedImages(dataset, "train", imgsz=96, augment=True, hyp=settings, batch_size=8)
     init_seeds(seed + 1, deterministic=True)  # as ultralytics' trainer does
     loader = build_dataloader(images, batch=8, workers=2, shuffle=True, device="cpu")
     assert loader.num_workers > 0
@@ -53,12 +64,9 @@ print(json.dumps({"package": yolop.__file__, "workers": [seen_by_workers(seed) f
 """
 PLACES = {
     "one": {"PYTHONHASHSEED": "0", "LC_ALL": "C", "TZ": "UTC"},
-    "another {place} für 'us'": {
-        "PYTHONHASHSEED": "12345",
-        "LC_ALL": "tr_TR.UTF-8",
-        "TZ": "Asia/Seoul",
-        "HOME": "/proc/nowhere",
-    },
+    "another {place} für 'us'": dict(
+        PYTHONHASHSEED="12345", LC_ALL="tr_TR.UTF-8", TZ="Asia/Seoul", HOME="/proc/nowhere"
+    ),
 }
 
 
@@ -71,7 +79,7 @@ def twice(tmp_path_factory) -> list[tuple[Path, dict]]:
         root = tmp_path_factory.mktemp("clone") / name
         shutil.copytree(Path(yolop.__file__).parent, root / "yolop", ignore=shutil.ignore_patterns("__pycache__"))
         done = subprocess.run(
-            [sys.executable, "-c", WORK, json.dumps(FIELDS), str(order)], cwd=root, capture_output=True, text=True,
+            [sys.executable, "-c", WORK, SETTINGS, str(order)], cwd=root, capture_output=True, text=True,
             env=os.environ | {"PYTHONPATH": str(root), "YOLOP_ROOT": str(root)} | PLACES[name],
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -84,7 +92,7 @@ def twice(tmp_path_factory) -> list[tuple[Path, dict]]:
 
 def records(root: Path) -> dict[str, dict]:
     """Run id -> record without its seconds (and the checksum over them)."""
-    found = (json.loads(path.read_text(encoding="utf-8")) for path in root.glob("data/runs/*/*/record.json"))
+    found = (json.loads(path.read_text(encoding="utf-8")) for path in root.glob("data/runs/*/record.json"))
     return {body["run_id"]: {k: v for k, v in body.items() if k not in ("seconds", "checksum")} for body in found}
 
 
@@ -100,22 +108,19 @@ def test_same_records_in_another_process_clone_folder_and_order(twice, seen):
 
 
 def test_same_tables_and_figures(twice, seen):
-    files = [sorted(path.relative_to(root) for path in (root / "reports").rglob("*.*")) for root, _ in twice]
+    files = [sorted(path.relative_to(root) for path in (root / "reports").glob("*/*.*")) for root, _ in twice]
     differing = [path for path in files[0] if len({(root / path).read_bytes() for root, _ in twice}) > 1]
-    assert files[0] == files[1] and {path.suffix for path in files[0]} == {".csv", ".md", ".svg", ".jpg"}
+    assert files[0] == files[1] and {path.suffix for path in files[0]} == {".csv", ".svg", ".jpg"}
     assert not differing
-    seen("the same: tables (CSV, Markdown) and figures (SVG, JPEG)", len(files[0]), "equal bytes", len(differing))
+    seen("the same: tables (CSV) and figures (SVG, JPEG)", len(files[0]), "equal bytes", len(differing))
 
 
 def test_other_seeds_give_other_weights(twice, seen):
     found = {}
     for record in records(twice[0][0]).values():
         if record["spec"]["kind"] == "train" and record["spec"]["label"] in ("n", "p"):
-            metrics = record["metrics"]
-            found[record["spec"]["label"], record["spec"]["seed"]] = (
-                metrics["weights_sha256"],
-                metrics["curve"][0]["box"],
-            )
+            weights, loss = record["metrics"]["weights_sha256"], record["metrics"]["curve"][0]["box"]
+            found[record["spec"]["label"], record["spec"]["seed"]] = weights, loss
     equal = [label for label in ("n", "p") for i in (0, 1) if found[label, 0][i] == found[label, 1][i]]
     assert len(found) == 4 and not equal
     seen("another seed", len(found) // 2, "other weights, other losses", len(equal))
@@ -131,9 +136,5 @@ def test_seeds_reach_the_workers_although_we_use_none(twice, seen):
     assert here["workers"] == there["workers"] and first == again and len(set(first)) == 48
     common = set(first) & set(other)
     assert not common  # each image is augmented otherwise, not only shuffled
-    seen(
-        "two workers: same seed, other process; other seed",
-        2,
-        "same images in the same order; no image the same",
-        len(common),
-    )
+    what = "two workers: same seed, other process; other seed"
+    seen(what, 2, "same images in the same order; no image the same", len(common))

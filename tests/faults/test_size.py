@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,13 +16,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolop import store
-from yolop.data import datasets
+from yolop import files, store
+from yolop.data import digits, images
 from yolop.measure import evaluation
 from yolop.network import yolov5
-from yolop.report import plots, reporting
-from yolop.specs import MODELS, DigitsSpec, SweepSpec, TrainSpec, canonical, named_study, run_id
-from yolop.study.graph import Evidence
+from yolop.report import plots, show, tables
+from yolop.report.opened import OpenStudy
+from yolop.settings import named_study
+from yolop.specs import METHODS, MODELS, DigitsSpec, TrainSpec, canonical, identity, run_id
 from yolop.train import trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +52,7 @@ def test_twenty_thousand_images_take_the_memory_of_two_thousand(seen):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A tiny data set of digits."""
-    return datasets.generate(DigitsSpec(train=20, val=12, test=6, imgsz=96), tmp_path_factory.mktemp("data") / "digits")
+    return digits.generate(DigitsSpec(train=20, val=12, test=6, imgsz=96), tmp_path_factory.mktemp("data") / "digits")
 
 
 def test_room_in_memory_changes_no_weight_and_no_score(data, tmp_path, monkeypatch, seen):
@@ -63,8 +65,8 @@ def test_room_in_memory_changes_no_weight_and_no_score(data, tmp_path, monkeypat
 
     monkeypatch.setattr(trainer.CheckedImages, "read", counted(trainer.CheckedImages.read))
     monkeypatch.setattr(evaluation, "load_image", counted(evaluation.load_image))
-    for budget in (0, 100_000, datasets.KEPT_BYTES):  # bytes for a split; all of train are 20 x 64 x 64 x 3 = 245,760
-        monkeypatch.setattr(datasets, "KEPT_BYTES", budget)
+    for budget in (0, 100_000, images.KEPT_BYTES):  # bytes for a split; all of train are 20 x 64 x 64 x 3 = 245,760
+        monkeypatch.setattr(images, "KEPT_BYTES", budget)
         reads.clear()
         folder = tmp_path / str(budget)
         folder.mkdir()
@@ -86,7 +88,7 @@ def test_room_in_memory_changes_no_weight_and_no_score(data, tmp_path, monkeypat
 @settings(max_examples=200)
 def test_no_more_stays_in_memory_than_there_is_room_for(sizes, budget, random):
     reads = []
-    kept = datasets.Kept(lambda i: reads.append(i) or np.full(sizes[i], i, np.uint8), len(sizes))
+    kept = images.Kept(lambda i: reads.append(i) or np.full(sizes[i], i, np.uint8), len(sizes))
     kept.left = budget
     order = [random.randrange(len(sizes)) for _ in range(60)]
     for i in order:
@@ -101,8 +103,8 @@ def test_a_quarter_of_the_free_memory_is_the_most(monkeypatch):
     class Free:
         available = 4_000
 
-    monkeypatch.setattr(datasets.psutil, "virtual_memory", Free)
-    kept = datasets.Kept(lambda i: np.zeros(300, np.uint8), 10)
+    monkeypatch.setattr(images.psutil, "virtual_memory", Free)
+    kept = images.Kept(lambda i: np.zeros(300, np.uint8), 10)
     assert [len(kept[i]) for i in range(10)] == [300] * 10
     assert sum(item is not None for item in kept.items) == 3
 
@@ -120,34 +122,29 @@ def test_bootstrap_samples_in_pieces_equal_all_at_once(data, monkeypatch, seen):
 
 
 def test_ten_thousand_sweep_points_are_read_and_drawn_in_seconds(tmp_path, seen):
-    study = named_study("digits", ratios=tuple(round(i / RATIOS, 6) for i in range(1, RATIOS + 1)))
-    committed = Evidence(named_study("digits"), False)
-    parent, digest = committed.trained("p-best").run_id, committed.data().metrics["digest"]
-    folder = tmp_path / "data/records/digits"
-    folder.mkdir(parents=True)
-    for path in committed.store.committed.glob("*.json"):
-        (folder / path.name).write_bytes(path.read_bytes())
-    rng, most = np.random.default_rng(0), 0
-    evidence = Evidence(study, False, store.Store("digits", False, tmp_path))
-    for method in plots.METHODS:
-        spec = SweepSpec(method, parent, digest, evidence._points(method))
+    shutil.copytree(files.ROOT / "data" / "records", tmp_path / "data" / "records")
+    folder, rng, most = tmp_path / "data" / "records", np.random.default_rng(0), 0
+    ratios = tuple(round(i / RATIOS, 6) for i in range(1, RATIOS + 1))
+    study = OpenStudy(named_study("digits", ratios=ratios), store.Store("committed", tmp_path))
+    for method in METHODS:
+        spec = study.graph.sweep(method, 0).spec
         scores = rng.random((len(spec.points), 3)).tolist()
         names = ("sparsity", "mAP50", "mAP50_95")
         rows = [asdict(p) | dict(zip(names, s, strict=True)) for p, s in zip(spec.points, scores, strict=True)]
-        body = json.loads(canonical({"kind": spec.kind} | asdict(spec)))
+        body = json.loads(canonical({"kind": spec.kind} | identity(spec)))
         record = store.Record(run_id(spec), body, {"rows": rows}, {}, 1.0, store.host(), store.versions())
         (folder / f"{record.run_id}.json").write_text(record.to_json(), encoding="utf-8")
         most = max(most, len(rows))
     assert most >= 10_000
 
     began = time.perf_counter()
-    report = reporting.Report("digits")
-    report.evidence = evidence
-    table = report.frame("sweeps")
-    text = reporting.to_csv(table), reporting.to_markdown(table)
-    figures = [plots.to_svg(plots.draw(name, report.frame, evidence)) for name in ("sweeps", "sweeps-by-module")]
+    best = study.model("p-best")
+    found = best.pruned([p for method in METHODS for p in study.graph.sweep(method, 0).spec.points])
+    table = tables.sweeps(found)
+    text = table.to_csv(), show.to_markdown(table)
+    figures = [plots.sweeps(found[found["modules"] == "all"], best.score()).svg(), plots.sweeps_by_module(found).svg()]
     seconds = time.perf_counter() - began
-    assert len(table) == sum(len(evidence.sweep(method)) for method in plots.METHODS) > 3 * 10_000
+    assert len(table) == sum(len(study.graph.sweep(method, 0).spec.points) for method in METHODS) > 3 * 10_000
     assert all(lines.count("\n") > len(table) for lines in text) and all(len(svg) > 10_000 for svg in figures)
     print(f"{len(table)} points: {seconds:.1f} s")
     assert seconds < SECONDS

@@ -15,23 +15,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import save_file
+from support import tiny_spec
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import nms
 from ultralytics.utils.torch_utils import ModelEMA
 
+from yolop import packages
 from yolop.__main__ import main
-from yolop.data import datasets
 from yolop.measure import evaluation
 from yolop.measure.evaluation import Validation, evaluate
-from yolop.network import checkpoints, yolov5
-from yolop.network.checkpoints import CheckpointError
+from yolop.network import weights, yolov5
 from yolop.network.head import Loss
-from yolop.run import doctor, runner
-from yolop.specs import MODELS, CensusSpec, DigitsSpec, EvaluationSpec, ModelSpec, SpecError, TrainSpec
-from yolop.store import Store
-from yolop.study.graph import open_study
-from yolop.train import trainer
+from yolop.network.weights import CheckpointError
+from yolop.report.opened import open_study
+from yolop.run import runner
+from yolop.specs import MODELS, CensusSpec, EvaluationSpec, ModelSpec, SpecError
+from yolop.store import Store, get_or_run
 from yolop.train.trainer import TrainingError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,43 +40,31 @@ EPOCHS, STEPS = 3, 3  # in the trainings below; only the last epoch has a valida
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A tiny data set of digits."""
-    return datasets.generate(DigitsSpec(train=20, val=6, test=6, imgsz=96), tmp_path_factory.mktemp("data") / "digits")
-
-
 class Place:
-    """A store with one finished record, in which work is tried that must fail."""
+    """A project folder with one finished record, in which work is tried that must fail."""
 
-    def __init__(self, root: Path):
-        self.root, self.tries, self.lost = root, 0, 0
-        self.store().get_or_run(CENSUS, lambda _: {"params": 7})
+    def __init__(self, root: Path, parents: dict):
+        self.root, self.parents, self.tries, self.lost = root, parents, 0, 0
+        get_or_run(root, CENSUS, {})
 
-    def store(self) -> Store:
-        return Store("s", True, self.root)
-
-    def refuses(self, spec, work, error: type[Exception], words: str) -> None:
-        """`work` fails with these words and leaves neither a record nor weights; what was finished is still there."""
+    def refuses(self, spec, error: type[Exception], words: str) -> None:
+        """The work fails with these words and leaves neither a record nor weights; what was finished is still there."""
         with pytest.raises(error, match=words) as caught:
-            self.store().get_or_run(spec, work)
+            get_or_run(self.root, spec, self.parents)
+        store = Store("computed", self.root)
         assert type(caught.value) is error
-        assert self.store().get(spec) is None and not list(self.root.rglob("*.safetensors"))
-        self.tries, self.lost = self.tries + 1, self.lost + (self.store().get(CENSUS) is None)
+        assert store.get(spec) is None and not list(self.root.rglob("*.safetensors"))
+        self.tries, self.lost = self.tries + 1, self.lost + (store.get(CENSUS) is None)
 
 
 @pytest.fixture
-def place(tmp_path):
-    return Place(tmp_path)
+def place(tmp_path, parents):
+    return Place(tmp_path, {"data": parents["data"]})
 
 
 def training_of(data, **changes):
-    """A spec of a short training, and the work that it asks for."""
-    spec = TrainSpec(
-        **{"model": MODELS["p"], "label": "p", "data": data.digest, "nc": data.nc, "imgsz": 64, "epochs": EPOCHS,
-           "batch": 8, "val_every": EPOCHS} | changes
-    )  # fmt: skip
-    return spec, lambda folder: trainer.train(spec, data, folder)
+    """A spec of a short training."""
+    return tiny_spec(data, **{"epochs": EPOCHS, "val_every": EPOCHS} | changes)
 
 
 def at_call(monkeypatch, owner, name: str, number: int, spoil) -> None:
@@ -106,7 +94,7 @@ def test_a_loss_that_is_not_finite_is_never_recovered_from(data, place, monkeypa
             at_call(patch, Loss, "__call__", step, spoil)
             patch.setattr(BaseTrainer, "_load_checkpoint_state", lambda *_: pytest.fail("it was recovered from"))
             epoch = (step - 1) // STEPS + 1
-            place.refuses(*training_of(data), TrainingError, f"not finite in epoch {epoch}: lower lr0 = 0.002")
+            place.refuses(training_of(data), TrainingError, f"not finite in epoch {epoch}: lower lr0 = 0.002")
     seen("Loss of NaN or infinity in a training", place.tries, "training error names the epoch, no record", place.lost)
 
 
@@ -122,7 +110,7 @@ def test_average_weights_that_are_not_finite_are_not_kept(data, place, monkeypat
                     tensor[(0,) * tensor.ndim] = value
 
                 at_call(patch, ModelEMA, "update", EPOCHS * STEPS, spoil)
-                place.refuses(*training_of(data), TrainingError, f"weights are not finite in epoch {EPOCHS}: lower lr0")
+                place.refuses(training_of(data), TrainingError, f"weights are not finite in epoch {EPOCHS}: lower lr0")
     seen("NaN or infinity in the average of weights", place.tries, "training error, no record", place.lost)
 
 
@@ -136,16 +124,18 @@ def test_the_batch_is_never_halved_for_lack_of_memory(data, place, monkeypatch, 
         with monkeypatch.context() as patch:
             at_call(patch, Loss, "__call__", step, out_of_memory)
             place.refuses(
-                *training_of(data, batch=batch), TrainingError, f"out of memory with batch = {batch}: lower it"
+                training_of(data, batch=batch), TrainingError, f"out of memory with batch = {batch}: lower it"
             )
     seen("Memory runs out in a training", place.tries, "training error says what to lower, no record", place.lost)
 
 
 @pytest.mark.parametrize("head", ["anchor", "anchor-free"])
-def test_a_model_that_predicts_nan_has_no_map(data, place, head, seen):
+def test_a_model_that_predicts_nan_has_no_map(data, place, head, monkeypatch, seen):
     """Without the check NaN is simply below every confidence: mAP 0, as of a model that has learned nothing."""
     model, validation = yolov5.build(ModelSpec(0.16, 0.2, head), data.nc).eval(), Validation(data, "val", 64)
     spec = EvaluationSpec("train-p", data.digest, 64, "val")
+    monkeypatch.setattr(evaluation, "model_of", lambda _: model)
+    place.parents["weights"] = None
     sound = {name: tensor.clone() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     for name in [name for name in sound if name.endswith((".conv.weight", ".running_var", ".bias"))][::5]:
         for value in (NAN, INF):
@@ -155,7 +145,7 @@ def test_a_model_that_predicts_nan_has_no_map(data, place, head, seen):
             with torch.no_grad():
                 finite = all(part.isfinite().all() for part in _parts(model(validation.images[0][None] / 255)))
             if not finite:  # zeros and saturation can swallow it
-                place.refuses(spec, lambda _: evaluate(yolov5.fused(model), validation), ValueError, "NaN or infinity")
+                place.refuses(spec, ValueError, "NaN or infinity")
     model.load_state_dict(sound, strict=False)
     assert evaluate(yolov5.fused(model), validation)["mAP50"] >= 0
     seen(f"NaN or infinity predicted, {head} head", place.tries, "error instead of mAP 0, no record", place.lost)
@@ -174,10 +164,10 @@ def test_weights_that_are_not_finite_are_not_loaded(tmp_path, seen):
             spoiled.view(-1)[-1] = value
             save_file(sound | {name: spoiled}, tmp_path / "w.safetensors")
             with pytest.raises(CheckpointError, match=f"{name} is not finite"):
-                checkpoints.load_weights(yolov5.build(MODELS["p"], 3), tmp_path / "w.safetensors")
+                weights.load_weights(yolov5.build(MODELS["p"], 3), tmp_path / "w.safetensors")
             tries += 1
     save_file(sound, tmp_path / "w.safetensors")
-    checkpoints.load_weights(yolov5.build(MODELS["p"], 3), tmp_path / "w.safetensors")
+    weights.load_weights(yolov5.build(MODELS["p"], 3), tmp_path / "w.safetensors")
     seen("Weights of NaN or infinity in a file", tries, "checkpoint error names the tensor")
 
 
@@ -205,23 +195,20 @@ def test_suppression_knows_no_clock(data, monkeypatch, seen):
 def test_operations_are_never_counted_as_none(place, monkeypatch, seen):
     """By a counter that counts nothing, by one that does not know convolutions, and with a `thop` that gives 0."""
 
-    def census(_: Path) -> dict:
-        return {label: yolov5.census(model, 3, 96) for label, model in spec.models}
-
     spec = CensusSpec("other", CENSUS.models, 3, 96)
-    sound = census(place.root)
+    sound = yolov5.compute_census(spec, {}, place.root)
     with monkeypatch.context() as patch:
         patch.setattr(FlopCounterMode, "get_total_flops", lambda _: 0)
-        place.refuses(spec, census, RuntimeError, r"layer 0: \d+ parameters, 0.0 GFLOPs.*yolop doctor")
+        place.refuses(spec, RuntimeError, r"layer 0: \d+ parameters, 0.0 GFLOPs.*yolop doctor")
     with monkeypatch.context() as patch:
         patch.delitem(flop_registry, torch.ops.aten.convolution)
-        place.refuses(spec, census, RuntimeError, r"layer 0: \d+ parameters, 0.0 GFLOPs.*yolop doctor")
+        place.refuses(spec, RuntimeError, r"layer 0: \d+ parameters, 0.0 GFLOPs.*yolop doctor")
     monkeypatch.setitem(sys.modules, "thop", SimpleNamespace(profile=lambda *_, **__: (0.0, 0.0)))
-    assert census(place.root) == sound  # it is not asked
+    assert yolov5.compute_census(spec, {}, place.root) == sound  # it is not asked
     seen("Operations counted as 0", place.tries + 1, "error that names the layer, or not affected", place.lost)
 
 
-ENGINE = doctor.ENGINE
+ENGINE = packages.ENGINE
 STRAYS = {  # files of a folder on the path -> what the refusal says
     "thop": ({"thop-0.1.1.dist-info/METADATA": "thop 0.1.1"}, "thop overwrites ultralytics-thop"),
     "a second cv2": ({"opencv_python-4.12.0.88.dist-info/METADATA": "opencv-python 4.12.0.88"}, "two packages own cv2"),
@@ -270,9 +257,9 @@ def test_no_run_begins_beside_packages_that_overwrite_others(project, tmp_path, 
             error = capsys.readouterr().err
             assert words in error and "Traceback" not in error, what
             with pytest.raises(SpecError, match=words.split(":")[0]):
-                open_study("smoke", "fresh")  # what every notebook calls first
-            open_study("smoke", "committed")  # computes nothing
+                open_study("smoke", records="fresh")  # what every notebook calls first
+            open_study("smoke")  # computes nothing
         tries += 1
     assert sorted(project.rglob("*")) == before
-    assert [level for level, _ in doctor.conflicts()] == ["ok"] and distribution(ENGINE).version == "8.4.190"
+    assert [level for level, _ in packages.conflicts()] == ["ok"] and distribution(ENGINE).version == "8.4.190"
     seen("Packages that overwrite or double others", tries, "refused before anything starts, each by name")

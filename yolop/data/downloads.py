@@ -7,34 +7,34 @@ archive: one that was packed anew with the same files passes, one changed file f
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import shutil
 import stat
-import sys
-import time
 import zipfile
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from filelock import FileLock
 
-from yolop import store
-from yolop.store import sha256
+from yolop import files
+from yolop.files import StoreError, not_written, sha256, write_atomically
 
 MANIFESTS = Path(__file__).parent / "manifests"
-WAITS_S = (1, 3, 9)  # before each further try
+RETRIES = 3  # after 1, 2 and 3 seconds
 TIMEOUT_S = 30  # without one byte
+CHUNK = 2**16  # bytes
 SLACK = 64 * 2**20  # bytes that an archive may hold beside the files of its manifest, twice over
-PROGRESS_S = 2  # between two lines of progress
-CHUNK = 2**16  # bytes; as much may be lost when a connection breaks
+BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the other compressions unpack without a limit
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
-Files = dict[str, tuple[int, str]]  # path inside the folder -> size in bytes, SHA-256
+Manifest = dict[str, tuple[int, str]]  # path inside the folder -> size in bytes, SHA-256
 
 
-class DownloadError(ValueError):
+class DownloadError(StoreError):
     """Files that are not here, or not what they should be; the message names them and the way out."""
 
 
@@ -47,7 +47,7 @@ class Source:
     beside: str  # folder below ../shared, seen from the project, where a copy may lie
 
 
-def read_manifest(name: str) -> Files:
+def read_manifest(name: str) -> Manifest:
     """The files of a source, known before any of them is here."""
     listed = json.loads((MANIFESTS / f"{name}.json").read_text(encoding="utf-8"))["files"]
     return {path: (size, digest) for path, (size, digest) in listed.items()}
@@ -60,44 +60,40 @@ def manifest_text(folder: Path, paths: list[str]) -> str:
     return f'{{"files": {{\n{lines}\n}}}}\n'
 
 
-def wrong_files(folder: Path, files: Files) -> Files:
-    """Those of `files` that are missing below `folder`, cannot be read, or have another content."""
-    return {path: entry for path, entry in files.items() if not _holds(folder / path, *entry)}
+def wrong_files(folder: Path, known: Manifest) -> Manifest:
+    """Those of `known` that are missing below `folder`, cannot be read, or have another content."""
+    return {path: entry for path, entry in known.items() if not _holds(folder / path, *entry)}
 
 
 def fetch(source: Source) -> Path:
     """A folder that holds every file of the source, verified by content at each call.
 
-    A whole copy is used where it lies and never written to: `$YOLOP_DATA/<name>`, `../shared/...` beside the project,
-    `data/downloads/<name>`. Else the files are downloaded to `$YOLOP_DATA/<name>`, or without that variable to
-    `data/downloads/<name>`; of a copy there, only the files that are missing or changed are replaced. What was broken
-    off goes on where it stopped, in a later process too.
+    A whole copy is used where it lies and never written to, without any connection: `$YOLOP_DATA/<name>`, `../shared/...`
+    beside the project, `data/downloads/<name>`. Else pooch downloads the archives, and the files that are missing or
+    changed are put into `$YOLOP_DATA/<name>`, or without that variable into `data/downloads/<name>`.
 
     Raises:
         DownloadError: no network, a server that sends something else, no room; or, without `$YOLOP_DATA`, a copy
             beside the project with wrong files.
     """
-    files, own = read_manifest(source.name), os.environ.get("YOLOP_DATA")
-    downloads = store.ROOT / "data" / "downloads"
-    target = Path(os.path.abspath(os.path.expanduser(own or downloads))) / source.name
-    beside = store.ROOT.parent / "shared" / source.beside
+    known, downloads = read_manifest(source.name), files.ROOT / "data" / "downloads"
+    target, beside = (files.DATA or downloads) / source.name, files.ROOT.parent / "shared" / source.beside
     for folder in (target, beside, downloads / source.name):
-        wrong = wrong_files(folder, files)
+        wrong = wrong_files(folder, known)
         if not wrong:
             return folder
-        if folder == beside and not own and any((folder / path).exists() for path in files):
+        if folder == beside and not files.DATA and any((folder / path).exists() for path in known):
             raise DownloadError(
-                f"{folder}: {_named(wrong, files)}; restore them, move that folder away, "
+                f"{folder}: {_named(wrong, known)}; restore them, move that folder away, "
                 "or set YOLOP_DATA to a folder of your own, and they are downloaded"
             )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{source.name}.lock")):  # another process may download while we wait
-            if wrong := wrong_files(target, files):
+        with FileLock(target.with_name(f".{source.name}.lock")):  # another process may download while this one waits
+            if wrong := wrong_files(target, known):
                 _download(source, wrong, target)
     except OSError as error:
-        reason = error.strerror or error
-        raise DownloadError(f"could not write {target}: {reason}; make room there, or set YOLOP_DATA") from error
+        raise not_written(target, error) from error
     return target
 
 
@@ -108,138 +104,95 @@ def _holds(path: Path, size: int, digest: str) -> bool:
         return False
 
 
-def _named(wrong: Files, files: Files) -> str:
-    return f"{len(wrong)} of {len(files)} files are missing or changed; the first: {', '.join(list(wrong)[:3])}"
+def _named(wrong: Manifest, known: Manifest) -> str:
+    return f"{len(wrong)} of {len(known)} files are missing or changed; the first: {', '.join(list(wrong)[:3])}"
 
 
-def _download(source: Source, files: Files, target: Path) -> None:
-    """Put `files` into the folder `target`: none before all are verified."""
+def _download(source: Source, wanted: Manifest, target: Path) -> None:
+    """Put the files that are wanted into the folder `target`: none before all are verified."""
+    import pooch
+    import requests
+
     limit = 2 * sum(size for size, _ in read_manifest(source.name).values()) + SLACK
-    archives = {url: target.with_name(f"{source.name}-{Path(urlsplit(url).path).name}") for url in source.urls}
-    for url, archive in archives.items():
-        if not archive.exists():
-            _save(url, archive, limit, target)
-    unfinished = target.with_name(f".{source.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
+    names = {Path(urlsplit(url).path).name: url for url in source.urls}
+    cache, found, came = target.with_name(f".{source.name}.unfinished"), {}, []
+    registry = pooch.create(cache, "", registry=dict.fromkeys(names), urls=names, retry_if_failed=RETRIES)
     try:
-        for url, archive in archives.items():
-            _unpack(url, archive, files, unfinished)
-        if missing := wrong_files(unfinished, files):
-            came = "; ".join(_came(url, archive) for url, archive in archives.items())
-            raise DownloadError(f"{_named(missing, files)}, in what was downloaded; nothing was kept. {came}")
-        if not target.exists():
-            unfinished.rename(target)
-        for path in wrong_files(target, files):  # of a copy that was there
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(unfinished / path, target / path)
+        for name, url in names.items():
+            data = Path(registry.fetch(name, downloader=partial(_receive, limit=limit))).read_bytes()
+            came.append(f"{url} sent {len(data)} bytes that begin with {data[:40]!r}")
+            found |= _unpacked(data, wanted) if name.endswith(".zip") else _known(data, wanted)
+        if missing := {path: entry for path, entry in wanted.items() if path not in found}:
+            raise DownloadError(f"{_named(missing, wanted)}, in what came; nothing was kept. {'; '.join(came)}")
+        for path, data in found.items():
+            write_atomically(target / path, data)
+    except zipfile.BadZipFile as error:
+        raise DownloadError(f"{came[-1]}, not a whole zip archive: {error}; nothing was kept") from error
+    except (requests.RequestException, ValueError, FileNotFoundError) as error:
+        raise DownloadError(
+            f"could not download {url}: {str(error)[:300]}. Try again later; without a network put the files that "
+            f"{MANIFESTS / source.name}.json lists into {target}, or set YOLOP_DATA to the folder that holds {source.name}"
+        ) from error
     finally:
-        for archive in archives.values():
-            archive.unlink(missing_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(cache, ignore_errors=True)
 
 
-def _came(url: str, archive: Path) -> str:
-    with archive.open("rb") as file:
-        return f"{url} sent {archive.stat().st_size} bytes that begin with {file.read(40)!r}"
-
-
-def _unpack(url: str, archive: Path, files: Files, folder: Path) -> None:
-    """Write those of `files` that the archive holds below `folder`, whatever folders the archive has them in.
-
-    Only content that is known is written, under the manifest's own paths: what else an archive may hold (links, names
-    that lead elsewhere, members larger than announced) has no way out of it.
-    """
-    if not urlsplit(url).path.endswith(".zip"):
-        found = {path: archive.read_bytes() for path in files}
-    else:
-        try:
-            with zipfile.ZipFile(archive) as opened:
-                found = dict(filter(None, (_member(opened, member, files) for member in opened.infolist())))
-        except Exception as error:  # the reader raises nearly anything on damaged archives
-            raise DownloadError(f"{_came(url, archive)}, not a whole zip archive: {error}; nothing was kept") from error
-    for path, data in found.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(data)
-
-
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, files: Files) -> tuple[str, bytes] | None:
-    """(path, content) of a member that is one of `files`, else None."""
-    parts = member.filename.split("/")
-    ends = ("/".join(parts[-n:]) for n in range(1 + max(path.count("/") for path in files), 0, -1))
-    path = next((end for end in ends if end in files), None)
-    regular = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG)  # 0: packed where files have no modes
-    slow = member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a limit
-    if path is None or not regular or slow or ".." in parts or not parts[0]:
-        return None
-    with archive.open(member) as file:
-        data = file.read(files[path][0] + 1)  # never more, whatever the archive announces
-    return (path, data) if hashlib.sha256(data).hexdigest() == files[path][1] else None
-
-
-def _save(url: str, to: Path, limit: int, target: Path) -> None:
-    """All that `url` sends, in the file `to`; until then in `to`.part, from which another try goes on."""
+def _receive(url: str, to: str, _, limit: int) -> None:
+    """Download for pooch: by https alone, at most `limit` bytes, and what is not there is asked for once."""
     import requests
+    from tqdm import tqdm
 
-    part = to.with_name(f"{to.name}.part")
-    for wait_s in (*WAITS_S, None):
-        try:
-            _receive(url, part, limit)
-            part.replace(to)
-            return
-        except requests.RequestException as error:
-            status = error.response.status_code if error.response is not None else 0
-            if wait_s is None or 400 <= status < 500 and status not in (408, 429):
-                raise DownloadError(
-                    f"could not download {url}: {str(error)[:300]}. What came is kept, and another start goes on from "
-                    f"there. Without a network, put the files that {MANIFESTS / target.name}.json lists into {target}, "
-                    f"or set YOLOP_DATA to the folder that holds {target.name}"
-                ) from error
-        time.sleep(wait_s)
+    opened = ExitStack()
 
-
-def _receive(url: str, part: Path, limit: int) -> None:
-    """One try: the rest of what `url` sends appended to `part`, or all of it anew where the server knows no ranges."""
-    import requests
+    def accept(response, **_) -> None:
+        opened.callback(response.close)
+        if response.is_redirect:
+            _refuse_plain(urljoin(response.url, response.headers["Location"]))
+        elif 400 <= response.status_code < 500 and response.status_code not in (408, 429):
+            raise FileNotFoundError(f"the server answers {response.status_code} {response.reason}")
 
     _refuse_plain(url)
-    done = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
-        for hop in (*response.history, response):
-            _refuse_plain(hop.url)
-        rest = response.status_code == 206
-        if response.status_code == 416 or rest and f"bytes {done}-" not in response.headers.get("Content-Range", ""):
-            part.unlink(missing_ok=True)
-            raise requests.RequestException("the server has no such range; starting over")
+    options = {"timeout": TIMEOUT_S, "headers": {"Accept-Encoding": "identity"}, "hooks": {"response": accept}}
+    with opened, open(to, "wb") as file:
+        response = requests.get(url, stream=True, **options)
         response.raise_for_status()
-        done = before = done if rest else 0
-        length = response.headers.get("Content-Length", "")
-        total = done + int(length) if length.isdecimal() else 0  # 0: not announced
-        began = shown = time.monotonic()
-        try:
-            with part.open("ab" if rest else "wb") as file:
-                for chunk in response.iter_content(CHUNK):
-                    done += len(chunk)
-                    if max(done, total) > limit:
-                        break
-                    file.write(chunk)
-                    if time.monotonic() - shown >= PROGRESS_S:
-                        shown = time.monotonic()
-                        left_s = (total - done) * (shown - began) / (done - before)
-                        announced = f" of {total / 1e6:.1f} MB, {left_s:.0f} s left" if total else " MB"
-                        _show(f"{part.stem}: {done / 1e6:.1f}{announced}")
-        finally:
-            _show(f"{part.stem}: {done / 1e6:.1f} MB received", "\n")
-    if max(done, total) > limit:
-        part.unlink()
-        raise DownloadError(f"{url} sends more than {limit / 1e6:.1f} MB, so it is something else; nothing was kept")
-
-
-def _show(text: str, end: str = "") -> None:
-    print(f"\r{text:<78}", end=end, file=sys.stderr, flush=True)
+        total = int(response.headers.get("Content-Length", 0)) or None
+        for chunk in tqdm(response.iter_content(CHUNK), total=total and -(-total // CHUNK), unit="B", unit_scale=CHUNK):
+            if file.tell() + len(chunk) > limit:
+                raise DownloadError(f"{url} sends more than {limit / 1e6:.1f} MB, so it is something else: refused")
+            file.write(chunk)
 
 
 def _refuse_plain(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL):
         raise DownloadError(f"{url} is not an https address: nothing was downloaded from it")
+
+
+def _known(data: bytes, wanted: Manifest) -> dict[str, bytes]:
+    """The data under its path in the manifest; empty if it has none."""
+    digest = hashlib.sha256(data).hexdigest()
+    return {path: data for path, entry in wanted.items() if digest == entry[1]}
+
+
+def _unpacked(archive: bytes, wanted: Manifest) -> dict[str, bytes]:
+    """Those of the wanted files that a zip archive holds, whatever folders it has them in; BadZipFile if it is damaged.
+
+    Only content that is known comes out, under the manifest's own paths: what else an archive may hold (links, names that
+    lead elsewhere, members larger than announced) has no way out of it.
+    """
+    found, depth = {}, 1 + max(path.count("/") for path in wanted)
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+            for member in opened.infolist():
+                parts = member.filename.split("/")
+                ends = ("/".join(parts[-n:]) for n in range(depth, 0, -1))
+                path = next((end for end in ends if end in wanted), None)
+                regular = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG)  # 0: packed without modes
+                bounded = member.compress_type in BOUNDED
+                if path and regular and bounded and ".." not in parts and parts[0]:
+                    with opened.open(member) as file:  # never more is read, whatever the archive announces
+                        found |= _known(file.read(wanted[path][0] + 1), {path: wanted[path]})
+    except Exception as error:  # the reader raises nearly anything on damaged archives
+        raise zipfile.BadZipFile(str(error)) from error
+    return found

@@ -6,22 +6,21 @@ Each is known file by file before it is here (`downloads`), so its identity need
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-from dataclasses import replace
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import yaml
-from filelock import FileLock
 
-from yolop.data.datasets import SPLITS, Dataset, DatasetError, image_size, read, yolo_lines
+from yolop.data import Dataset, DatasetError
 from yolop.data.downloads import DownloadError, Source, fetch, read_manifest, wrong_files
+from yolop.data.folder import read
+from yolop.data.images import image_size
+from yolop.data.written import Labelled, made, write_yolo
+from yolop.files import write_atomically
 from yolop.specs import canonical, require
-from yolop.store import write_atomically
 
 GITHUB = "https://github.com"
 COCO128 = f"{GITHUB}/lightly-ai/coco128_yolo/releases/download/v0.0.2"
@@ -37,7 +36,6 @@ DATASETS = ("bccd", "coco128")
 CONVERSION = 1  # raise it when the same files become other images, boxes or splits
 BCCD_NAMES = ("RBC", "WBC", "Platelets")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-MARKER = "made.json"  # in the folder from the moment it has its name
 
 
 def digest(name: str) -> str:
@@ -60,19 +58,11 @@ def load(name: str, folder: Path) -> Dataset:
     Raises:
         SpecError: an unknown name.
         DownloadError: the files are not here and cannot be had.
-        DatasetError: the files are not what they should be, or `folder` holds something else.
+        DatasetError: the files are not what they should be.
+        StoreError: `folder` holds something else, or could not be written.
     """
     _check(name)
-    folder = Path(os.path.abspath(folder))
-    if name == "coco128":
-        return _coco128(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
-            return _whole(folder) or _make(folder)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DatasetError(f"could not write {folder}: {reason}; make room there and start again") from error
+    return made(folder, "bccd.yaml", digest(name), _convert) if name == "bccd" else _coco128(folder)
 
 
 def official_weights(path: Path | None = None) -> Path:
@@ -139,52 +129,20 @@ def _coco128(folder: Path) -> Dataset:
     places = {"train": "images/train2017", "val": "images/train2017", "test": "images/val2017"}
     config = {"path": str(fetch(SOURCES["coco128"]))} | places | {"names": names}
     write_atomically(folder / "coco128.yaml", yaml.safe_dump(config, sort_keys=False))
-    found = read(folder / "coco128.yaml")
-    foreign = ("belong to no image", "label cache")  # files of this copy that are not part of the data set
-    return replace(found, warnings=tuple(t for t in found.warnings if not any(words in t for words in foreign)))
+    return read(folder / "coco128.yaml", surplus=False)
 
 
-def _whole(folder: Path) -> Dataset | None:
-    """The data set that `_make` left in the folder; None if it is absent, damaged or of another conversion."""
-    try:
-        made = json.loads((folder / MARKER).read_bytes())
-        found = read(folder / "bccd.yaml") if made["source"] == digest("bccd") else None
-        whole = found is not None and found.digest == made["digest"]
-        return replace(found, warnings=(*found.warnings, *made["warnings"])) if whole else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _convert(folder: Path) -> list[str]:
+    """BCCD as a YOLO folder; returns what was left out, as sentences."""
+    voc, left_out = fetch(SOURCES["bccd"]) / "BCCD", []
 
-
-def _make(folder: Path) -> Dataset:
-    """Convert into a sibling folder, mark that as whole, and only then give it its name."""
-    if folder.exists() and not (folder / MARKER).exists() and any(folder.iterdir()):
-        raise DatasetError(f"{folder} holds something that was not made here: name another folder, or empty this one")
-    copy, unfinished = fetch(SOURCES["bccd"]), folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
-    try:
-        warnings = _convert(copy / "BCCD", unfinished)
-        made = {"source": digest("bccd"), "digest": read(unfinished / "bccd.yaml").digest, "warnings": warnings}
-        (unfinished / MARKER).write_text(canonical(made))
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, or of an older conversion
-        unfinished.rename(folder)
-        return _whole(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _convert(voc: Path, folder: Path) -> list[str]:
-    """BCCD's folder as a YOLO folder; returns what was left out, as sentences."""
-    left_out = []
-    for split in SPLITS:
-        images, labels = folder / "images" / split, folder / "labels" / split
-        images.mkdir(parents=True)
-        labels.mkdir(parents=True)
+    def images(split: str) -> Iterator[Labelled]:
         for name in (voc / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").split():
-            image = shutil.copyfile(voc / "JPEGImages" / f"{name}.jpg", images / f"{name}.jpg")
+            image = voc / "JPEGImages" / f"{name}.jpg"
             size = image_size(image)
             boxes, numbers = voc_boxes(voc / "Annotations" / f"{name}.xml", BCCD_NAMES, size)
-            (labels / f"{name}.txt").write_text(yolo_lines(np.array(boxes).reshape(-1, 5), size))
-            left_out += [f"{name}.xml object {number}" for number in numbers]
-    config = {split: f"images/{split}" for split in SPLITS} | {"names": list(BCCD_NAMES)}
-    (folder / "bccd.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+            left_out.extend(f"{name}.xml object {number}" for number in numbers)
+            yield image.name, image.read_bytes(), np.array(boxes).reshape(-1, 5), size
+
+    write_yolo(folder / "bccd.yaml", BCCD_NAMES, images)
     return [f"{len(left_out)} boxes without area left out: {', '.join(left_out)}"] if left_out else []

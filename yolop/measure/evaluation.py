@@ -1,7 +1,7 @@
 """mAP of a model on a split that stays in memory.
 
 The images of a split are read and letterboxed once; after that, a point of a sweep costs its forward passes, NMS and
-matching. Images for which memory has no room are read again each time (`datasets.Kept`). AP is YOLOv5's (ultralytics'
+matching. Images for which memory has no room are read again each time (`images.Kept`). AP is YOLOv5's (ultralytics'
 metrics: area under 101 interpolated points); confidence 0.001, IoU of NMS 0.6, several labels per box, at most 300
 detections per image, as the original's val.py.
 """
@@ -9,6 +9,7 @@ detections per image, as the original's val.py.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,11 +18,18 @@ from torchvision.ops import batched_nms
 from ultralytics.utils.metrics import ap_per_class, box_iou
 from ultralytics.utils.ops import xywh2xyxy
 
-from yolop.data.datasets import Dataset, Kept, image_size, load_image, placement
+from yolop.data import Dataset
+from yolop.data.images import Kept, image_size, load_image, placement
+from yolop.data.load import dataset_of
+from yolop.network import yolov5
+from yolop.network.weights import model_of
+from yolop.specs import EvaluationSpec
+from yolop.store import Record
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MAX_DET = 300  # detections per image
 WEIGHTS = 4_000_000  # numbers of 8 bytes, detections x bootstrap samples, that are worked on at once
+Array = np.ndarray
 
 
 class Validation:
@@ -141,39 +149,39 @@ def evaluate(model: nn.Module, validation: Validation, resamples: int = 0) -> di
     parts = [None] * len(validation)
     for indices in validation.batches:
         detections = detect(model, torch.stack([validation.images[i] for i in indices]), 0.001, 0.6, multi_label=True)
-        for i, found in zip(indices, detections, strict=True):
-            found = found.cpu().clone()  # detections are inference tensors, which torch lets nobody change
+        for i, boxes in zip(indices, detections, strict=True):
+            boxes = boxes.cpu().clone()  # detections are inference tensors, which torch lets nobody change
             x1, y1, x2, y2 = validation.borders[i]
-            found[:, [0, 2]] = found[:, [0, 2]].clamp(x1, x2)
-            found[:, [1, 3]] = found[:, [1, 3]].clamp(y1, y2)
-            parts[i] = (match(found, validation.targets[i]), found[:, 4].numpy(), found[:, 5].numpy())
+            boxes[:, [0, 2]] = boxes[:, [0, 2]].clamp(x1, x2)
+            boxes[:, [1, 3]] = boxes[:, [1, 3]].clamp(y1, y2)
+            parts[i] = (match(boxes, validation.targets[i]), boxes[:, 4].numpy(), boxes[:, 5].numpy())
     truth = np.concatenate([t[:, 0] for t in validation.targets])
     hits, confidences, classes = (np.concatenate(column) for column in zip(*parts, strict=True))
-    image = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
-    image_of_truth = np.repeat(np.arange(len(parts)), [len(t) for t in validation.targets])
     scores = summarise(hits, confidences, classes, truth, validation.names)
     if resamples:
+        image = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
+        image_of_truth = np.repeat(np.arange(len(parts)), [len(t) for t in validation.targets])
         drawn = np.random.default_rng(0).integers(0, len(parts), (resamples, len(parts)))
         weights = np.stack([np.bincount(row, minlength=len(parts)) for row in drawn])
-        found, step = (hits, confidences, classes, truth), max(WEIGHTS // max(len(hits), 1), 1)
+        matched, step = (hits, confidences, classes, truth), max(WEIGHTS // max(len(hits), 1), 1)
         some = (weights[i : i + step] for i in range(0, resamples, step))
-        ap = np.concatenate([average_precision(*found, w[:, image], w[:, image_of_truth]) for w in some], axis=2)
+        ap = np.concatenate([average_precision(*matched, w[:, image], w[:, image_of_truth]) for w in some], axis=2)
         scores["mAP50_resampled"] = np.nanmean(ap[:, 0], axis=0).round(5).tolist()
         scores["mAP50_95_resampled"] = np.nanmean(ap, axis=(0, 1)).round(5).tolist()
     return scores
 
 
-def match(found: torch.Tensor, targets: np.ndarray) -> np.ndarray:
+def match(detections: torch.Tensor, targets: np.ndarray) -> np.ndarray:
     """(n, 10) bool: which detections (n, 6), best first, hit a target (m, 5) of their class at IoU 0.50, 0.55, ... 0.95.
 
     As YOLOv5: each detection goes to the target that it overlaps most; of those that go to one target the most confident
     hits, the others are false.
     """
-    hits = np.zeros((len(found), len(IOU_THRESHOLDS)), bool)
-    if not len(found) or not len(targets):
+    hits = np.zeros((len(detections), len(IOU_THRESHOLDS)), bool)
+    if not len(detections) or not len(targets):
         return hits
-    iou = box_iou(torch.from_numpy(targets[:, 1:]).float(), found[:, :4]).numpy()
-    iou = np.where(targets[:, :1] == found[:, 5].numpy(), iou, 0)
+    iou = box_iou(torch.from_numpy(targets[:, 1:]).float(), detections[:, :4]).numpy()
+    iou = np.where(targets[:, :1] == detections[:, 5].numpy(), iou, 0)
     nearest, overlap = iou.argmax(0), iou.max(0)
     for column, threshold in enumerate(IOU_THRESHOLDS):
         candidates = np.flatnonzero(overlap >= threshold)
@@ -181,9 +189,7 @@ def match(found: torch.Tensor, targets: np.ndarray) -> np.ndarray:
     return hits
 
 
-def summarise(
-    hits: np.ndarray, confidences: np.ndarray, classes: np.ndarray, truth: np.ndarray, names: tuple[str, ...]
-) -> dict:
+def summarise(hits: Array, confidences: Array, classes: Array, truth: Array, names: tuple[str, ...]) -> dict:
     """Metrics from matched detections; classes without a target are left out, no detections give zeros."""
     if not len(truth):
         raise ValueError("the split has no labelled box: mAP is not defined on it")
@@ -192,26 +198,15 @@ def summarise(
     # stable: equal confidences keep their order, so the result does not depend on the sort's implementation
     order = np.argsort(-confidences, kind="stable")
     result = ap_per_class(hits[order], confidences[order], classes[order], truth)
-    return {
-        "mAP50": float(ap[:, 0].mean()),
-        "mAP50_95": float(ap.mean()),
-        "precision": float(result[2].mean()),
-        "recall": float(result[3].mean()),
-        "per_class": [
-            {"name": names[int(c)], "AP50": float(a[0]), "AP50_95": float(a.mean())}
-            for c, a in zip(np.unique(truth), ap, strict=True)
-        ],
-    }
+    rows = zip(np.unique(truth), ap, strict=True)
+    per_class = [{"name": names[int(c)], "AP50": float(a[0]), "AP50_95": float(a.mean())} for c, a in rows]
+    scores = {"mAP50": float(ap[:, 0].mean()), "mAP50_95": float(ap.mean()), "per_class": per_class}
+    return scores | {"precision": float(result[2].mean()), "recall": float(result[3].mean())}
 
 
 def average_precision(
-    hits: np.ndarray,
-    confidences: np.ndarray,
-    classes: np.ndarray,
-    truth: np.ndarray,
-    weights: np.ndarray,
-    truth_weights: np.ndarray,
-) -> np.ndarray:
+    hits: Array, confidences: Array, classes: Array, truth: Array, weights: Array, truth_weights: Array
+) -> Array:
     """AP (classes with a target, thresholds, samples) as the original's: 101 points of the envelope, joined to (1, 0).
 
     ultralytics' today lets precision fall to 0 right after the last recall reached; the original, as the paper used it,
@@ -239,7 +234,7 @@ def average_precision(
     return ap
 
 
-def _areas(right: np.ndarray, seen: np.ndarray, seen_in_all: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def _areas(right: Array, seen: Array, seen_in_all: Array, targets: Array) -> Array:
     """AP of each sample from its hits by falling confidence: right and seen so far (samples, hits)."""
     grid = np.linspace(0, 1, 101)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -250,3 +245,9 @@ def _areas(right: np.ndarray, seen: np.ndarray, seen_in_all: np.ndarray, targets
     x = np.concatenate((0 * ones, recall.repeat(2, axis=1), ones), 1)
     y = np.concatenate((envelope.repeat(2, axis=1), last[:, None], 0 * ones), 1)
     return np.array([np.trapezoid(np.interp(grid, *xy), grid) for xy in zip(x, y, strict=True)])
+
+
+def compute(spec: EvaluationSpec, parents: dict[str, Record], folder: Path) -> dict:
+    """Scores of weights as they are on one split."""
+    images = Validation(dataset_of(parents["data"]), spec.split, spec.imgsz)
+    return evaluate(yolov5.fused(model_of(parents["weights"])), images, 200)

@@ -11,30 +11,34 @@ import copy
 import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
+from ultralytics.data.augment import LetterBox
 
-from yolop.specs import require
-
-if TYPE_CHECKING:
-    from torch import nn
+from yolop.data.images import read_image
+from yolop.data.load import dataset_of
+from yolop.measure.evaluation import detect
+from yolop.measure.pruning import subject
+from yolop.progress import progress
+from yolop.specs import LatencySpec, require
+from yolop.store import Record
 
 RESAMPLES = 2000  # of the bootstrap: puts the ends of a 95 % interval within 1 % of probability
 MIN_ROUNDS = 5  # with four, all on one side of a limit by luck alone has 6 %: nothing can be shown at 5 %
+Calls = dict[Any, Callable[[], Any]]
 
 
 def measure(
-    calls: dict[str, Callable[[], Any]],
-    baseline: str,
-    rounds: int,
-    calls_per_block: int,
-    warmup: int = 10,
-    seed: int = 0,
-    aa: bool = False,
+    calls: Calls, baseline: str, rounds: int, calls_per_block: int, warmup: int = 10, seed: int = 0, aa: bool = False,
     clock: Callable[[], int] = time.perf_counter_ns,
-) -> list[dict]:
+) -> list[dict]:  # fmt: skip
     """One row per variant: label, latency_ms (median of all calls), p90_ms, fps = 1000 / latency_ms, n_calls, and what
     `equivalence` says of its ratio to the baseline (below 1 is faster; the baseline's own row has 1 exactly).
 
@@ -68,13 +72,9 @@ def measure(
 
 
 def rounds_of(
-    calls: dict[str, Callable[[], Any]],
-    rounds: int,
-    calls_per_block: int,
-    warmup: int = 10,
-    seed: int = 0,
+    calls: Calls, rounds: int, calls_per_block: int, warmup: int = 10, seed: int = 0,
     clock: Callable[[], int] = time.perf_counter_ns,
-) -> dict[str, np.ndarray]:
+) -> dict[Any, np.ndarray]:  # fmt: skip
     """Milliseconds of every call of every variant, (rounds, calls_per_block) each; arguments as of `measure`."""
     for call in calls.values():
         for _ in range(warmup):
@@ -110,7 +110,7 @@ def block(call: Callable[[], Any], n: int, clock: Callable[[], int] = time.perf_
     return times_ms
 
 
-def pooled(parts: list[dict[str, np.ndarray]], baseline: str, seed: int = 0) -> list[dict]:
+def pooled(parts: list[dict[Any, np.ndarray]], baseline: Any, seed: int = 0) -> list[dict]:
     """Rows of `measure` from the times of one or more processes, (rounds, calls_per_block) per variant in each.
 
     Where memory happens to lie, and what else the machine does, changes from process to process more than within one: so
@@ -119,16 +119,11 @@ def pooled(parts: list[dict[str, np.ndarray]], baseline: str, seed: int = 0) -> 
     rows = []
     for label in parts[0]:
         times = np.concatenate([part[label] for part in parts])
-        latency_ms = float(np.median(times))
-        row = {
-            "label": label,
-            "latency_ms": latency_ms,
-            "p90_ms": float(np.percentile(times, 90)),
-            "fps": 1000 / latency_ms,
-            "n_calls": times.size,
-        }
+        latency_ms, p90_ms = np.median(times).item(), np.percentile(times, 90).item()
+        row = {"label": label, "latency_ms": latency_ms, "p90_ms": p90_ms, "fps": 1000 / latency_ms}
         ratios = [np.median(part[label], axis=1) / np.median(part[baseline], axis=1) for part in parts]
-        rows.append(row | equivalence(np.array(ratios if len(parts) > 1 else ratios[0]), seed=seed))
+        ratios = np.array(ratios if len(parts) > 1 else ratios[0])
+        rows.append(row | {"n_calls": times.size} | equivalence(ratios, seed=seed))
     return rows
 
 
@@ -150,9 +145,8 @@ def equivalence(ratios: np.ndarray, margin: float = 0.02, seed: int = 0) -> dict
     """
     ratios = np.asarray(ratios, dtype=float)
     good = (ratios.ndim == 1 or (ratios.ndim == 2 and len(ratios) > 1)) and ratios.shape[-1] >= MIN_ROUNDS
-    require(
-        good, "shape of ratios", ratios.shape, f"({MIN_ROUNDS} or more,) or (2 or more processes, {MIN_ROUNDS} or more)"
-    )
+    allowed = f"({MIN_ROUNDS} or more,) or (2 or more processes, {MIN_ROUNDS} or more)"
+    require(good, "shape of ratios", ratios.shape, allowed)
     require(bool(np.all(np.isfinite(ratios) & (ratios > 0))), "ratios", ratios, "finite numbers above 0")
     require(0 < margin < 1, "margin", margin, "a share between 0 and 1 (2 % is 0.02)")
     logs = np.log(ratios)
@@ -166,20 +160,14 @@ def equivalence(ratios: np.ndarray, margin: float = 0.02, seed: int = 0) -> dict
     quantiles = np.quantile(np.median(resampled, axis=1), [0.025, 0.05, 0.95, 0.975])
     low, low90, high90, high = np.exp(quantiles).tolist()
     return {
-        "ratio": float(np.exp(np.median(logs))),
-        "ratio_low": low,
-        "ratio_high": high,
-        "ratio90_low": low90,
-        "ratio90_high": high90,
-        "equivalent": 1 - margin <= low90 and high90 <= 1 + margin,
-    }
+        "ratio": float(np.exp(np.median(logs))), "ratio_low": low, "ratio_high": high,
+        "ratio90_low": low90, "ratio90_high": high90, "equivalent": 1 - margin <= low90 and high90 <= 1 + margin,
+    }  # fmt: skip
 
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
     """Compute with `n` threads inside one operation (torch), and with as many as before afterwards."""
-    import torch
-
     require(n >= 1, "threads", n, "1 or more, best the number of cores")
     before = torch.get_num_threads()
     torch.set_num_threads(n)
@@ -195,12 +183,10 @@ def forward(model: nn.Module, imgsz: int, channels_last: bool = False) -> Callab
     This is what YOLOv5 calls inference: the network and the decoding of its boxes, without NMS.
 
     Args:
-        model: as `models.fused` gives it: on the CPU, float32, evaluation mode, batch norm folded. SpecError otherwise.
+        model: as `yolov5.fused` gives it: on the CPU, float32, evaluation mode, batch norm folded. SpecError otherwise.
         imgsz: pixels, a multiple of 32.
         channels_last: memory layout of weights and image, NHWC instead of NCHW.
     """
-    import torch
-
     require(imgsz > 0 and imgsz % 32 == 0, "imgsz", imgsz, "a multiple of 32")
     model, layout = _prepared(model, channels_last)
     image = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
@@ -221,11 +207,6 @@ def whole_path(model: nn.Module, image: np.ndarray, imgsz: int, channels_last: b
         imgsz: pixels, a multiple of 32; side of the letterboxed square.
         channels_last: memory layout of the weights; convolutions follow it whatever the image's is.
     """
-    import torch
-    from ultralytics.data.augment import LetterBox
-
-    from yolop.measure.evaluation import detect
-
     require(imgsz > 0 and imgsz % 32 == 0, "imgsz", imgsz, "a multiple of 32")
     shaped = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
     require(shaped, "image", getattr(image, "shape", image), "an array of shape (H, W, 3) and type uint8")
@@ -244,16 +225,13 @@ def whole_path(model: nn.Module, image: np.ndarray, imgsz: int, channels_last: b
 def _prepared(model: nn.Module, channels_last: bool):
     """A copy of the model in one memory layout, and that layout. A copy, because layout is a property of the weights:
     two calls that shared them would both run in whichever layout was asked for last."""
-    import torch
-    from torch import nn
-
     parameters, modules = list(model.parameters()), list(model.modules())
     devices, dtypes = {p.device.type for p in parameters}, {p.dtype for p in parameters}
-    way_out = "models.fused(model), on the CPU"
-    require(devices == {"cpu"}, "device", sorted(devices), way_out)
-    require(dtypes == {torch.float32}, "precision", sorted(map(str, dtypes)), way_out)
-    require(not any(m.training for m in modules), "training mode", True, way_out)
-    require(not any(isinstance(m, nn.BatchNorm2d) for m in modules), "batch norm", "unfused", way_out)
+    allowed = "yolov5.fused(model), on the CPU"
+    require(devices == {"cpu"}, "device", sorted(devices), allowed)
+    require(dtypes == {torch.float32}, "precision", sorted(map(str, dtypes)), allowed)
+    require(not any(m.training for m in modules), "training mode", True, allowed)
+    require(not any(isinstance(m, nn.BatchNorm2d) for m in modules), "batch norm", "unfused", allowed)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return copy.deepcopy(model).to(memory_format=layout), layout
 
@@ -266,3 +244,49 @@ def baseline_layout(model: nn.Module, imgsz: int, rounds: int = 15, calls_per_bl
     calls = {name: forward(model, imgsz, name == "channels_last") for name in ("contiguous", "channels_last")}
     rows = measure(calls, "contiguous", rounds, calls_per_block, seed=seed)
     return "channels_last" if rows[1]["ratio"] < 1 else "contiguous"
+
+
+def compute(spec: LatencySpec, parents: dict[str, Record], folder: Path) -> dict:
+    """Time the variants of a spec, in processes that start one after the other.
+
+    Returns:
+        layout: "contiguous" or "channels_last", in which the baseline is faster and all are timed; forward and, where the
+        spec asks for it, whole_path: a row of `measure` for each variant in their order, then one of the A/A control.
+    """
+    weights = {v.weights: parents[v.weights].path("weights.safetensors") for v in spec.variants if v.weights}
+    picture = dataset_of(parents["data"]).splits["test"].images[0] if spec.whole_path else None
+    with threads(spec.threads):
+        baseline = subject(spec.variants[0], spec.nc, weights.get(spec.variants[0].weights))
+        layout = baseline_layout(baseline, spec.imgsz)
+    print(f"timing {len(spec.variants)} variants, {spec.rounds} rounds in {spec.processes} processes", flush=True)
+    parts = []
+    for process in progress(range(spec.processes), "timing, process"):
+        arguments = (spec, weights, picture, layout == "channels_last", process)
+        if spec.processes == 1:
+            parts.append(timed(*arguments))
+        else:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # a fresh process each time
+                parts.append(pool.submit(timed, *arguments).result())
+    texts = [*(variant.text for variant in spec.variants), "baseline (again)"]
+    rows = {what: pooled([part[what] for part in parts], baseline=0) for what in parts[0]}
+    return {"layout": layout} | {what: [row | {"label": texts[row["label"]]} for row in rows[what]] for what in rows}
+
+
+def timed(
+    spec: LatencySpec, weights: dict[str, Path], picture: Path | None, channels_last: bool, process: int
+) -> dict[str, dict[int, np.ndarray]]:
+    """Milliseconds of one process's share of a timing: "forward", and "whole_path", each index -> (rounds, calls).
+
+    The index is that of the variant; the one after the last is the baseline again, the A/A control.
+    """
+    subjects = {i: subject(v, spec.nc, weights.get(v.weights)) for i, v in enumerate(spec.variants)}
+    subjects[len(spec.variants)] = subjects[0]  # `forward` copies it, as any variant
+    rounds = max(spec.rounds // spec.processes, MIN_ROUNDS)
+    with threads(spec.threads):
+        calls = {i: forward(network, spec.imgsz, channels_last) for i, network in subjects.items()}
+        times_ms = {"forward": rounds_of(calls, rounds, spec.calls, seed=process)}
+        if picture:
+            image = read_image(picture)
+            paths = {i: whole_path(network, image, spec.imgsz, channels_last) for i, network in subjects.items()}
+            times_ms["whole_path"] = rounds_of(paths, rounds, spec.calls, seed=process)
+    return times_ms

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import copy
 import zlib
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from yolop.specs import PruneSpec, require
+from yolop.data.load import dataset_of
+from yolop.measure.evaluation import Validation, evaluate
+from yolop.network import yolov5
+from yolop.network.weights import load_weights, model_of
+from yolop.progress import progress
+from yolop.specs import PruneSpec, SensitivitySpec, SweepSpec, Variant, require
+from yolop.store import Record
 
 KINDS = ("Conv", "C3", "SPPF", "Detect")  # the layers that have convolutions; the others have no parameters
+# Of Figure 3: unpruned, one ratio for all modules, and ratios by type of module
+CONTROLLED = (PruneSpec(), PruneSpec(conv=0.3, c3=0.3, sppf=0.3), PruneSpec(conv=0.3, c3=0.1, sppf=0.1))
 
 
 def layers(model: nn.Module) -> list[tuple[str, nn.Conv2d, str]]:
@@ -86,8 +96,8 @@ def _pruned_copy(model: nn.Module, ratios: dict[str, float], method: str, seed: 
     chosen = [(name, pruned.get_submodule(name), float(ratio)) for name, ratio in ratios.items() if ratio > 0]
     with torch.no_grad():
         if method == "l1-global" and chosen:
-            convs = [(conv, "weight") for _, conv, _ in chosen]
-            torch_prune.global_unstructured(convs, torch_prune.L1Unstructured, amount=chosen[0][2])
+            every = [(conv, "weight") for _, conv, _ in chosen]
+            torch_prune.global_unstructured(every, torch_prune.L1Unstructured, amount=chosen[0][2])
         else:
             for name, conv, ratio in chosen:
                 scores = random_scores(conv, name, seed) if method.startswith("random") else None
@@ -133,3 +143,55 @@ def _share_of_zeros(tensors) -> float:
     total = sum(size for _, size in counts)
     require(total > 0, "parameters", total, "a model that has some, with layers out of " + ", ".join(KINDS))
     return sum(zeros for zeros, _ in counts) / total
+
+
+def subject(variant: Variant, nc: int, weights: Path | None) -> nn.Module:
+    """The fused network that a variant speaks of; random weights if it has none."""
+    torch.manual_seed(0)
+    network = yolov5.build(variant.model, nc)
+    if weights:
+        load_weights(network, weights)
+    return yolov5.fused(prune(network, variant.prune) if variant.prune else network)
+
+
+def compute(spec: SweepSpec, parents: dict[str, Record], folder: Path) -> dict:
+    """Rows of a sweep, one per point and each on its own: ratios asked, sparsity achieved, mAP without retraining.
+
+    "figures" is scored on resampled images too. Where the points of Figure 3 are among its own, it also has their `control`:
+    one ratio for all modules that gives as many zeros as the ratios by type.
+    """
+    network, images = model_of(parents["weights"]), _images(spec, parents)
+
+    def row(point: PruneSpec) -> dict:
+        pruned = prune(network, point)
+        scores = evaluate(yolov5.fused(pruned), images, 200 if spec.label == "figures" else 0)
+        kept = {k: scores[k] for k in ("mAP50", "mAP50_95", "mAP50_resampled") if k in scores}
+        return asdict(point) | achieved(pruned) | kept
+
+    rows = [row(point) for point in progress(spec.points, f"pruning, {spec.label}")]
+    known = dict(zip(spec.points, rows, strict=True))
+    if spec.label != "figures" or not set(CONTROLLED) <= set(known):
+        return {"rows": rows}
+    # zeros of single weights grow with the ratio, so two points give the third
+    dense, high, goal = (known[point]["sparsity"] for point in CONTROLLED)
+    ratio = round(CONTROLLED[1].conv * (goal - dense) / (high - dense), 6)
+    return {"rows": rows, "control": row(PruneSpec(conv=ratio, c3=ratio, sppf=ratio))}
+
+
+def compute_sensitivity(spec: SensitivitySpec, parents: dict[str, Record], folder: Path) -> dict:
+    """A row per convolution: mAP with that one alone pruned, and what is lost against the dense network."""
+    network, images = model_of(parents["weights"]), _images(spec, parents)
+    scores, rows = evaluate(yolov5.fused(network), images), []
+    dense = {name: scores[name] for name in ("mAP50", "mAP50_95")}
+    for layer, conv, kind in progress(layers(network), "one layer at a time"):
+        pruned = prune_layer(network, layer, spec.method, spec.ratio)
+        scores = evaluate(yolov5.fused(pruned), images)
+        row = {"layer": layer, "module": kind, "weights": conv.weight.numel(), "ratio": spec.ratio}
+        row |= {"sparsity": sparsity(pruned)} | {name: scores[name] for name in dense}
+        rows.append(row | {"mAP50_lost": dense["mAP50"] - scores["mAP50"]})
+    return {"rows": rows, "dense": dense}
+
+
+def _images(spec: SweepSpec | SensitivitySpec, parents: dict[str, Record]) -> Validation:
+    """The split that a spec names, at the size of image that the network was trained with."""
+    return Validation(dataset_of(parents["data"]), spec.split, parents["weights"].spec["imgsz"])

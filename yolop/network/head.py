@@ -52,6 +52,7 @@ class Detect(nn.Module):
                 bias[:, 5:] += math.log(0.6 / (self.nc - 0.99999))
 
     def forward(self, features: list[torch.Tensor]):
+        """Raw maps in training mode, decoded predictions otherwise."""
         raw = self.raw([conv(feature) for conv, feature in zip(self.m, features, strict=True)])
         return raw if self.training else self.decode(raw)
 

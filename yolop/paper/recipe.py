@@ -6,15 +6,15 @@ candidate is a network (depth, width, classes) with a way to prune it and to cou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from yolop.paper import audit
-from yolop.specs import require, scaled_depth, scaled_width
+from yolop.shapes import Convolution, convolutions, scaled
+from yolop.specs import RecipeSpec
 
 ROWS = [(n, *(row[name] for name in ("conv", "c3", "sppf", "sparsity"))) for n in (4, 5) for row in audit.figure(n)]
 MISPRINT, HALF_OF_MISPRINT = 0.0994, 0.00005  # at a ratio of 0.01: 0.00994 must be meant (`audit.audit`)
@@ -41,73 +41,18 @@ CLASSES = (
 LARGER = CLASSES.index("larger than n")
 
 
-@dataclass(frozen=True)
-class RecipeSpec:
-    """The candidates that are searched, and the pseudo-papers that show what chance gives."""
-
-    kind: ClassVar[str] = "recipe"
-    depth_max: float = 1.34  # every depth and width multiple up to these
-    width_max: float = 0.5
-    nc_max: int = 100
-    named: tuple[tuple[float, float], ...] = ((0.16, 0.20), (0.16, 0.245), (0.16, 0.125))  # to report in any case
-    papers: int = 1000
-    seed: int = 0
-
-    def __post_init__(self):
-        require(0.001 <= self.depth_max <= 2, "depth_max", self.depth_max, "a depth_multiple from 0.001 to 2")
-        require(1 / 128 <= self.width_max <= 1, "width_max", self.width_max, "a width_multiple from 1/128 to 1")
-        require(1 <= self.nc_max <= 200, "nc_max", self.nc_max, "1 to 200 classes")
-        require(1 <= self.papers <= 10000, "papers", self.papers, "1 to 10000")
-
-    @property
-    def slug(self) -> str:
-        return f"nc{self.nc_max}"
-
-
 # --- shapes and zeros -------------------------------------------------------------------------------------------------
 
 
-def scaled(depth: float, width: float) -> tuple[tuple, tuple]:
-    """Bottlenecks of C3 where the full model has 3, 6, 9, and channels of the five levels; rounded as in `specs`."""
-    channels = (scaled_width(c, width) for c in (64, 128, 256, 512, 1024))
-    return tuple(scaled_depth(n, depth) for n in (3, 6, 9)), tuple(channels)
-
-
-def convolutions(repeats: tuple, channels, nc) -> list[tuple]:
-    """(kind of layer, channels in, channels out, kernel area) of every convolution of layers 0-24.
-
-    Args:
-        repeats: as of `scaled`; C3 of the neck have the first.
-        channels: (networks, 5). Counts of channels come as (networks, 1), those out of Detect as (N,).
-        nc: (N,) numbers of classes.
-    """
-    a, b, c, d, e = np.asarray(channels).T[..., None]
-    few, some, many = repeats
-
-    def c3(c1, c2, n: int) -> list[tuple]:
-        half = c2 // 2
-        outer = [("C3", c1, half, 1), ("C3", c1, half, 1), ("C3", 2 * half, c2, 1)]
-        return outer + n * [("C3", half, half, 1), ("C3", half, half, 9)]
-
-    return [
-        *(("Conv", np.full_like(a, 3), a, 36), ("Conv", a, b, 9), *c3(b, b, few)),
-        *(("Conv", b, c, 9), *c3(c, c, some), ("Conv", c, d, 9), *c3(d, d, many), ("Conv", d, e, 9), *c3(e, e, few)),
-        *(("SPPF", e, e // 2, 1), ("SPPF", e // 2 * 4, e, 1)),
-        *(("Conv", e, d, 1), *c3(2 * d, d, few), ("Conv", d, c, 1), *c3(2 * c, c, few)),
-        *(("Conv", c, c, 9), *c3(2 * c, d, few), ("Conv", d, d, 9), *c3(2 * d, e, few)),
-        *(("Detect", level, 3 * (np.asarray(nc) + 5), 1) for level in (c, d, e)),
-    ]
-
-
-def parameters(convs: list[tuple]) -> np.ndarray:
+def parameters(convs: list[Convolution]) -> np.ndarray:
     """(networks, N, 3) counts in the order of COUNTED: batch norm has two per filter, its fusion leaves one."""
-    weights = sum(c1 * c2 * area for _, c1, c2, area in convs)
-    filters = sum(c2 for kind, _, c2, _ in convs if kind != "Detect")
-    biases = sum(c2 for kind, _, c2, _ in convs if kind == "Detect")
+    weights = sum(conv.weights for conv in convs)
+    filters = sum(conv.c2 for conv in convs if conv.kind != "Detect")
+    biases = sum(conv.c2 for conv in convs if conv.kind == "Detect")
     return np.stack((weights + 2 * filters + biases, weights + filters + biases, weights), -1)
 
 
-def zeros(convs: list[tuple], kind: str, whose: str, dim: int) -> np.ndarray:
+def zeros(convs: list[Convolution], kind: str, whose: str, dim: int) -> np.ndarray:
     """(6, networks, N or 1) weights zeroed in layers of one kind at `whose` ratio in the rows of Figures 4 and 5.
 
     PyTorch's pruning rounds ratio x size, halves to even, where size counts the weights (Figure 4, unstructured) or
@@ -116,8 +61,8 @@ def zeros(convs: list[tuple], kind: str, whose: str, dim: int) -> np.ndarray:
 
     ratios = np.array([0.0 if whose == "spared" else row[1 + KINDS.index(whose)] for row in ROWS])[:, None, None]
     unstructured = structured = 0
-    for c1, c2, area in (conv[1:] for conv in convs if conv[0] == kind):
-        weights, slices = c1 * c2 * area, (c2, c1)[dim]
+    for conv in (conv for conv in convs if conv.kind == kind):
+        weights, slices = conv.weights, (conv.c2, conv.c1)[dim]
         unstructured = unstructured + np.rint(ratios[:3] * weights)
         structured = structured + np.rint(ratios[3:] * slices) * (weights // slices)
     return np.concatenate(np.broadcast_arrays(unstructured, structured))
@@ -129,7 +74,7 @@ def sparsities(repeats: tuple, channels, nc, dim: int, readings=READINGS) -> np.
     def cuts(reading: tuple) -> tuple:
         return (("Conv", "Conv"), *zip(("C3", "SPPF", "Detect"), reading, strict=True))
 
-    convs = convolutions(repeats, channels, nc)
+    convs = convolutions(repeats, np.asarray(channels).T[..., None], np.asarray(nc))
     found = {pair: zeros(convs, *pair, dim) for reading in readings for pair in cuts(reading)}
     total = parameters(convs)
     cut = np.stack([sum(found[p] for p in cuts(r)) + np.zeros(total.shape[:2]) for r in readings], -1)
@@ -429,59 +374,14 @@ def _as_printed(values) -> dict[str, str]:
     return {f"{r[0]}: {r[1]:g}": f"{v:.{d}f}" for r, v, d in zip(ROWS, values, decimals, strict=True)}
 
 
-def numbers(metrics: dict) -> dict[str, object]:
-    """What a sentence may say of the search, by name."""
-    fits, edited, effect = np.array(list(metrics["fits"].values())), metrics["hand_edited"], metrics["effect"]
-    small, nearest = fits[:LARGER], _ranked(r for r in metrics["nearest"] if r["class"] != CLASSES[LARGER])[0]
-    luck = [row for row in metrics["chance"] if row["candidates"] != "all"]
-    shares = {name: [100 * row[f"share_with_{name}"] for row in luck] for name in ("five", "as_many")}
-    return {
-        "candidates": metrics["candidates"],
-        "six": int(fits[:, 6].sum()),
-        "six_not_larger": int(small[:, 6].sum()),
-        "five_not_larger": int(small[:, 5].sum()),
-        "fewer_both_best": int(np.flatnonzero(fits[0]).max()),
-        **{f"nearest_{name}": nearest[name] for name in ("fits", "distance", "nc", "nc_alike")},
-        **{f"chance_{name}_low_pct": min(found) for name, found in shares.items()},
-        **{f"chance_{name}_high_pct": max(found) for name, found in shares.items()},
-        **{f"edited_{name}": edited[name] for name in ("networks", "six", "six_expected", "alike_median")},
-        "factor_low": effect["factor"][0],
-        "factor_high": effect["factor"][1],
-        "c3_own_highest": effect["c3_own_highest"],
-        "sppf_own_channels": effect["sppf_own_channels"],
-    }
+def compute(spec: RecipeSpec, parents: dict, folder: Path) -> dict:
+    """What the search finds, as of `search`."""
+    return search(spec)
 
 
-def draw_recipe(metrics: dict):
-    """The six sparsities of the nearest candidates and of the named networks: how far each is from the printed one."""
-    from matplotlib.figure import Figure
-
-    rows, seen = [], set()
-    firsts = [next((r for r in metrics["nearest"] if r["class"] == name), None) for name in CLASSES]
-    for row in filter(None, firsts + metrics["named"]):
-        network = (*row["repeats"], *row["channels"], *row["reading"])
-        if network not in seen:
-            rows.append(row)
-        seen.add(network)
-    figure = Figure(figsize=(9, 0.62 * len(rows) + 1.1), layout="constrained")
-    ax = figure.subplots()
-    ax.axvspan(-1, 1, color="#e6e6e6", lw=0)
-    shades = ("#08519c", "#4292c6", "#9ecae1", "#a63603", "#f16913", "#fdae6b")
-    for i, (row, colour) in enumerate(zip(ROWS, shades, strict=True)):
-        off = [deviations(np.array(r["values"]))[i] for r in rows]
-        marker, kind = ("o", "unstructured") if row[0] == 4 else ("s", "structured")
-        ax.plot(off, np.arange(len(rows)) + 0.12 * (i - 2.5), marker, ms=5, color=colour, label=f"{kind}, {row[1]:g}")
-    labels = []
-    for r in rows:
-        network = f"C3 {_joined(r['repeats'])}, channels {_joined(r['channels'])}, nc {r['nc']}"
-        labels.append(f"{_name(r)}: {r['fits']} of 6\n{network}\n{in_words(r['reading'])}")
-    ax.set_yticks(range(len(rows)), labels, fontsize=7.5)
-    ax.grid(axis="y", visible=False)
-    ax.hlines(np.arange(1, len(rows)) - 0.5, -2000, 2000, color="#cccccc", lw=0.8)
-    ax.set_xscale("symlog", linthresh=1)
-    ticks = (-1000, -100, -10, -1, 0, 1, 10, 100, 1000)
-    ax.set_xticks(ticks, [f"{t}" for t in ticks])
-    ax.set(xlim=(-2000, 2000), ylim=(len(rows) - 0.5, -0.5))
-    ax.set_xlabel("computed minus printed sparsity\n(half-units of the last printed digit; grey band: prints alike)")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="ratio of Conv")
-    return figure
+def five_of_six(metrics: dict) -> str:
+    """How many networks no larger than n print five of the six, and how often pseudo-papers reach that by chance, in words."""
+    five = sum(metrics["fits"][name][5] for name in CLASSES[:LARGER])
+    luck = [100 * row["share_with_as_many"] for row in metrics["chance"] if row["candidates"] != "all"]
+    share = f"{min(luck):.0f} to {max(luck):.0f} % of pseudo-papers reach by chance"
+    return f"{five} fits of five among {metrics['candidates']:,} candidates are what {share}"

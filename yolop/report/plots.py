@@ -1,537 +1,337 @@
-"""Figures from tables: one function each, one colour per model everywhere, units on every axis.
+"""The figures: functions from tables to `Drawn`, with one colour per model and units on every axis.
 
-A drawing function takes `frame` (name of a table -> DataFrame) and returns a matplotlib figure; it computes nothing. The one
-figure that is no chart, `pictures`, takes its images from the evidence.
+The columns that a function names are those of the reports' tables; `label` is a key of `yolop.study.names.NAMES`, `role` one of
+"baseline", "variant" and "control". seaborn draws what is a statistic of a long table: the mean, and a band from the lowest
+to the highest seed. Intervals that a table has are drawn as they are.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, font_manager, get_data_path, rc_context
+import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from yolop.paper import audit
-from yolop.paper.recipe import draw_recipe
-from yolop.study.graph import NAMES, Evidence
+from yolop.report.diagrams import architecture, pictures, recipe  # noqa: F401 (so that all figures are found here)
+from yolop.report.drawn import BESIDE, DARK, GREY, MODELS, MODULES, canvas, figure, intervals, plain_log
+from yolop.report.scores import Score
+from yolop.study.names import NAMES, RUNTIME_NAMES, ZEROS
 
-STYLE = {
-    "figure.dpi": 100,
-    "savefig.dpi": 100,
-    "font.family": "DejaVu Sans",  # ships with matplotlib: see `own_fonts_first`
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "svg.hashsalt": "yolop",  # ids in the file depend on nothing but its content
-    "svg.fonttype": "path",
+OVER_SEEDS = {"errorbar": ("pi", 100), "err_kws": {"alpha": 0.18, "lw": 0}, "lw": 1.3}
+DOTS = {"marker": "o", "ms": 4, "mew": 0}
+METHODS = {  # name, colour, dashes
+    "l1-unstructured": ("L1 unstructured", "#1f77b4", ""),
+    "l1-global": ("L1 global", "#1b9e77", ""),
+    "random-unstructured": ("random unstructured", "#1f77b4", (1, 1.5)),
+    "l1-structured": ("L1 structured", "#d95f02", ""),
+    "random-structured": ("random structured", "#d95f02", (1, 1.5)),
 }
-COLOURS = {
-    NAMES["s"]: "#8c6bb1",
-    NAMES["n"]: "#1f77b4",
-    NAMES["p"]: "#d95f02",
-    NAMES["p-best"]: "#1b9e77",
-    NAMES["p-corpus"]: "#999999",
-    NAMES["n-coco"]: "#17a2c4",
-    NAMES["p-coco"]: "#e6ab02",
-    NAMES["p-same-steps"]: "#e7298a",
-    NAMES["p-from-n"]: "#a6761d",
-    NAMES["p-from-n-l1"]: "#666666",
-}
-MODULES = {
-    "Conv": "#4c78a8",
-    "C3": "#f58518",
-    "SPPF": "#54a24b",
-    "Detect": "#b279a2",
-    "Upsample": "#cccccc",
-    "Concat": "#cccccc",
-}
-METHODS = {
-    "l1-unstructured": ("L1 unstructured", "#1f77b4", "-"),
-    "l1-global": ("L1 global", "#1b9e77", "-"),
-    "random-unstructured": ("random unstructured (3 seeds)", "#1f77b4", ":"),
-    "l1-structured": ("L1 structured", "#d95f02", "-"),
-    "random-structured": ("random structured (3 seeds)", "#d95f02", ":"),
-}
-Frame = Callable[[str], pd.DataFrame]
-
-
-def own_fonts_first() -> None:
-    """Let matplotlib find the fonts that it ships with before all others.
-
-    Its list of fonts lies in the user's cache: made by another installation it may lack them (then every mathematical sign
-    warns) or name another DejaVu first (then the same figure has other bytes).
-    """
-    fonts = font_manager.fontManager
-    others, fonts.ttflist = fonts.ttflist, []
-    for path in sorted(Path(get_data_path(), "fonts", "ttf").glob("*.ttf")):
-        fonts.addfont(path)
-    fonts.ttflist += others
-
-
-own_fonts_first()
-
-
-def draw(name: str, frame: Frame, evidence: Evidence) -> Figure:
-    """The figure `name` of FIGURES."""
-    with rc_context(STYLE):
-        return FIGURES[name](evidence if name in FROM_RECORDS else frame)
-
-
-def to_svg(figure: Figure) -> str:
-    """SVG text, the same for the same data: no date, no random ids."""
-    buffer = io.StringIO()
-    with rc_context(STYLE):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
-
-
-def to_png(figure: Figure) -> bytes:
-    """PNG for showing inside a notebook."""
-    buffer = io.BytesIO()
-    with rc_context(STYLE):
-        figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def to_jpeg(figure: Figure) -> bytes:
-    """JPEG, for the one figure that is made of photographs: as SVG or PNG it has megabytes."""
-    buffer = io.BytesIO()
-    with rc_context(STYLE):
-        figure.savefig(buffer, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 85})
-    return buffer.getvalue()
-
-
-def _axes(width: float = 7.0, height: float = 3.8, columns: int = 1, rows: int = 1, **kwargs):
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, **kwargs)
-
-
-def architecture(frame: Frame) -> Figure:
-    """Figure 1: the layers of n and how they feed each other, drawn from the built model."""
-    layers = frame("layers")
-    figure = Figure(figsize=(8.2, 7.2))
-    axes = figure.add_axes((0, 0, 1, 1))
-    places = {i: (0.0, -i * 1.0) for i in range(10)}
-    places |= {i: (2.6, -9.0 + (i - 10) * 1.0) for i in range(10, 18)}  # up: towards finer maps
-    places |= {i: (5.2, -3.25 - (i - 18) * 1.15) for i in range(18, 24)}  # down again
-    places[24] = (7.8, -2.0)
-    for row in layers.itertuples():
-        x, y = places[row.layer]
-        for source in map(int, row[2].split(", ")):
-            if source < 0 or row.layer == 0:
-                continue
-            sx, sy = places[source]
-            if sx == x:
-                start, end = (sx, sy - 0.32 if sy > y else sy + 0.32), (x, y + 0.32 if sy > y else y - 0.32)
-            elif row.layer == 24 and source != 17:  # into Detect from below
-                start, end = (sx + 1.0, sy), (x - 0.4 + 0.4 * (source - 20), y - 0.32)
-            else:
-                start, end = (sx + 1.0, sy), (x - 1.0, y)
-            bend = "arc3,rad=0.12" if row.layer == 24 and source != 17 else "arc3,rad=0"
-            style = {"arrowstyle": "-|>", "color": "#777777", "lw": 0.9, "connectionstyle": bend}
-            axes.annotate("", xy=end, xytext=start, arrowprops=style)
-        colour = MODULES[row.module]
-        box = FancyBboxPatch((x - 1.0, y - 0.3), 2.0, 0.6, boxstyle="round,pad=0.02", fc=colour, ec="none", alpha=0.85)
-        axes.add_patch(box)
-        light = "white" if row.module not in ("Upsample", "Concat") else "#333333"
-        out = "" if row.module == "Detect" else f"  {row.channels_n}"
-        axes.text(x, y, f"{row.layer}  {row.module}{out}", ha="center", va="center", color=light, fontsize=9)
-    titles = ((0, 0.7, "backbone 0-9"), (2.6, -1.3, "head, up 10-17"), (5.2, -2.6, "head, down 18-23"))
-    for x, y, text in titles:
-        axes.text(x, y, text, ha="center", va="center", color="#333333", fontweight="bold")
-    axes.set(xlim=(-1.2, 9.0), ylim=(-9.6, 1.1))
-    axes.axis("off")
-    return figure
-
-
-def parameters_by_layer(frame: Frame) -> Figure:
-    """Who holds the parameters and the FLOPs: n and p, layer by layer."""
-    layers = frame("layers")
-    figure, axes = _axes(8, 4.6, rows=2, sharex=True)
-    for ax, column, unit in zip(axes, ("parameters", "gflops"), ("parameters (thousands)", "GFLOPs"), strict=True):
-        scale = 1e-3 if column == "parameters" else 1
-        for shift, label in ((-0.2, "n"), (0.2, "p")):
-            ax.bar(
-                layers["layer"] + shift,
-                layers[f"{column}_{label}"] * scale,
-                0.4,
-                color=COLOURS[NAMES[label]],
-                label=NAMES[label],
-            )
-        ax.set_ylabel(unit)
-        ax.grid(axis="x", visible=False)
-    axes[0].legend()
-    axes[1].set_xticks(
-        layers["layer"], [f"{i} {m}" for i, m in zip(layers["layer"], layers["module"], strict=True)], rotation=90
-    )
-    return figure
-
-
-def scaling_grid(frame: Frame) -> Figure:
-    """Time against parameters over depth and width; n and p marked."""
-    grid = frame("grid")
-    figure, ax = _axes(7, 4)
-    depths = sorted(grid["depth_multiple"].unique())
-    for depth, colour in zip(depths, colormaps["viridis"](np.linspace(0.1, 0.85, len(depths))), strict=True):
-        part = grid[grid["depth_multiple"] == depth].sort_values("parameters")
-        errors = [part["ratio_to_n"] - part["ratio_low"], part["ratio_high"] - part["ratio_to_n"]]
-        ax.errorbar(
-            part["parameters"] / 1e6,
-            part["ratio_to_n"],
-            np.abs(errors),
-            fmt="o-",
-            ms=4,
-            lw=1,
-            color=colour,
-            label=f"depth {depth:g}",
-        )
-    for label, depth, width in (("n", 0.33, 0.25), ("p", 0.16, 0.20)):
-        row = grid[(grid["depth_multiple"] == depth) & (grid["width_multiple"] == width)].iloc[0]  # p: the default one
-        style = {"arrowstyle": "-", "color": "#555555", "lw": 0.8}
-        where = (18, -28) if label == "n" else (-34, 22)
-        ax.annotate(
-            label,
-            (row["parameters"] / 1e6, row["ratio_to_n"]),
-            xytext=where,
-            textcoords="offset points",
-            arrowprops=style,
-            fontweight="bold",
-            color=COLOURS[NAMES[label]],
-        )
-    ax.axhline(1, color="#999999", lw=0.8)
-    ax.set(xscale="log", xlabel="parameters (millions)", ylabel="inference time / that of n")
-    ax.set_xticks([0.5, 1, 2, 4, 7], ["0.5", "1", "2", "4", "7"])
-    ax.minorticks_off()
-    ax.legend()
-    return figure
-
-
-def accuracy_and_time(frame: Frame) -> Figure:
-    """Figure 2 as a picture: mAP50 against time relative to n, ours (filled, with interval) and the paper's (hollow)."""
-    ours = frame("figure-2")
-    printed = pd.DataFrame(audit.figure(2))
-    printed["ratio"] = printed["latency_ms"] / printed.loc[printed["model"] == NAMES["n"], "latency_ms"].iloc[0]
-    figure, ax = _axes(7, 4)
-    for row in ours.itertuples():
-        colour = COLOURS[row.model]
-        error = [[max(row.mAP50 - row.mAP50_low, 0)], [max(row.mAP50_high - row.mAP50, 0)]]
-        ax.errorbar(row.ratio_to_n, row.mAP50, error, fmt="o", color=colour, capsize=3, label=row.model)
-        theirs = printed[printed["model"] == row.model].iloc[0]
-        ax.plot(theirs["ratio"], theirs["mAP50"], "o", mfc="none", color=colour)
-    ax.plot([], [], "o", mfc="none", color="#555555", label="the paper's")
-    ax.set(xlabel="inference time / that of n", ylabel="mAP50 (test)")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def learning_curves(frame: Frame) -> Figure:
-    """Training loss and mAP50 on val against steps, every training of the study."""
-    curves = frame("learning-curves")
-    figure, (left, right) = _axes(9.5, 3.8, columns=2)
-    for model, part in curves.groupby("model", sort=False):
-        scored = part.dropna(subset="mAP50")
-        left.plot(part["steps"], part["loss"], color=COLOURS[model], lw=1.2)
-        right.plot(scored["steps"], scored["mAP50"], "o-", ms=3, color=COLOURS[model], lw=1.2, label=model)
-    left.set(xlabel="steps (batches)", ylabel="training loss (box + obj + cls)", yscale="log")
-    right.set(xlabel="steps (batches)", ylabel="mAP50 (val; corpus: its own val)", ylim=(0, 1))
-    right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def pretraining(frame: Frame) -> Figure:
-    """What each starting point gives p: difference of mAP50 to p from scratch, with interval."""
-    table = frame("pretraining").iloc[1:]
-    figure, ax = _axes(7, 2.8)
-    for y, row in enumerate(table.itertuples()):
-        ax.plot([100 * row.gain_low, 100 * row.gain_high], [y, y], color=COLOURS[row.model], lw=2)
-        ax.plot(100 * row.mAP50_gain, y, "o", color=COLOURS[row.model])
-    ax.axvline(0, color="#999999", lw=0.8)
-    ax.set_yticks(range(len(table)), table["model"])
-    ax.invert_yaxis()
-    ax.set_xlabel("mAP50 over p from scratch (points, 95 % interval)")
-    return figure
-
-
-def sweeps(frame: Frame) -> Figure:
-    """mAP50 against the sparsity achieved, every method, all modules at one ratio."""
-    table = frame("sweeps").query("modules == 'all'")
-    dense = frame("pretraining").set_index("model").loc[NAMES["p-best"], "mAP50"]
-    figure, ax = _axes(9, 4.2)
-    for method, (label, colour, line) in METHODS.items():
-        part = table[table["method"] == method]
-        mean = part.groupby("ratio")[["sparsity", "mAP50"]].mean()
-        ax.plot(mean["sparsity"], mean["mAP50"], line, marker="o", ms=3.5, color=colour, label=label, lw=1.3)
-        if "mAP50_sd" in part and method.startswith("l1"):  # between training seeds
-            sd = part.groupby("ratio")["mAP50_sd"].mean()
-            ax.fill_between(mean["sparsity"], mean["mAP50"] - sd, mean["mAP50"] + sd, color=colour, alpha=0.15, lw=0)
-        if method.startswith("random"):
-            ax.plot(part["sparsity"], part["mAP50"], ".", ms=3, color=colour, alpha=0.6)
-    ax.axhline(dense, color="#999999", lw=0.8)
-    ax.text(1, dense, "unpruned", ha="right", va="bottom", color="#666666")
-    ax.set(
-        xlabel="sparsity achieved (share of all parameters that are zero)",
-        ylabel="mAP50 (test)",
-        xlim=(0, 1),
-        ylim=(0, None),
-    )
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def sweeps_by_module(frame: Frame) -> Figure:
-    """One kind of module pruned at a time: mAP50 against the ratio asked of it."""
-    table = frame("sweeps")
-    colours = {"all": "#222222", "all + Detect": "#999999", **{m: MODULES[m] for m in ("Conv", "C3", "SPPF", "Detect")}}
-    figure, axes = _axes(9, 3.8, columns=2, sharey=True)
-    for ax, method in zip(axes, ("l1-unstructured", "l1-structured"), strict=True):
-        for modules, part in table[table["method"] == method].groupby("modules", sort=False):
-            line = "--" if modules == "all + Detect" else "-"
-            ax.plot(part["ratio"], part["mAP50"], line, marker="o", ms=3, color=colours[modules], label=modules, lw=1.3)
-        ax.set(xlabel="ratio asked of these modules", title=METHODS[method][0], xlim=(0, 1), ylim=(0, None))
-    axes[0].set_ylabel("mAP50 (test)")
-    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), title="pruned")
-    return figure
-
-
-def sensitivity(frame: Frame) -> Figure:
-    """Points of mAP50 lost on val when half of one convolution's weights go, in the order of the network."""
-    table = frame("sensitivity").copy()
-    table["order"] = [[int(p) if p.isdigit() else -1 for p in name.split(".")[1:]] + [name] for name in table["layer"]]
-    table = table.sort_values("order", key=lambda s: s.map(lambda o: [o[0], *map(str, o[1:])]), ignore_index=True)
-    figure, ax = _axes(9, 3.6)
-    for module, part in table.groupby("module", sort=False):
-        ax.vlines(part.index, 0, 100 * part["mAP50_lost"], color=MODULES[module], lw=1)
-        ax.plot(part.index, 100 * part["mAP50_lost"], "o", ms=4, color=MODULES[module], label=module)
-    firsts = table.groupby(table["layer"].str.split(".").str[1], sort=False).head(1)
-    ax.set_xticks(firsts.index, firsts["layer"].str.split(".").str[1] + " " + firsts["module"], rotation=90, fontsize=8)
-    ax.axhline(0, color="#999999", lw=0.8)
-    ax.set(xlabel="convolution, by layer of the network", ylabel="mAP50 lost (points, val)")
-    ax.legend()
-    return figure
-
-
-def latency_pruned(frame: Frame) -> Figure:
-    """Time of pruned p over dense p with intervals, and the band within which we call it unchanged."""
-    table = frame("latency-pruned")
-    table = table.iloc[1:]
-    figure, ax = _axes(7, 2.9)
-    ax.axvspan(0.98, 1.02, color="#eeeeee")
-    for y, row in enumerate(table.itertuples()):
-        colour = "#999999" if row.variant.endswith("(again)") else COLOURS[NAMES["p-best"]]
-        ax.plot([row.ratio_low, row.ratio_high], [y, y], color=colour, lw=2)
-        ax.plot(row.ratio, y, "o", color=colour)
-    ax.axvline(1, color="#999999", lw=0.8)
-    names = [name.replace(f"{NAMES['p-best']} (again)", "A/A control: dense again") for name in table["variant"]]
-    ax.set_yticks(range(len(table)), names)
-    ax.invert_yaxis()
-    ax.set_xlabel("inference time / that of dense p (95 % interval; grey band: within 2 %)")
-    return figure
-
-
-def sparse_tensors(frame: Frame) -> Figure:
-    """Each layer of p as a sparse matrix product: time over the dense convolution, against sparsity."""
-    table = frame("sparse-tensors")
-    figure, axes = _axes(9, 3.8, columns=table["layout"].nunique(), sharey=True, squeeze=False)
-    paths = {"matrix product": MODULES["Conv"], "unfold, then matrix product": MODULES["C3"]}
-    for ax, (layout, part) in zip(axes[0], table.groupby("layout", sort=False), strict=True):
-        for (path, *_), layer in part.groupby(["path", "c1", "c2", "kernel", "stride", "side"], sort=False):
-            ax.plot(layer["sparsity"], layer["ratio"], color=paths[path], lw=0.8, alpha=0.7)
-        ax.axhline(1, color="#333333", lw=1)
-        ax.set(xlabel="sparsity of the layer's weights", title=f"torch.sparse, {layout}", yscale="log")
-    axes[0][0].set_ylabel("time / faster dense way (below 1: sparse wins)")
-    for path, colour in paths.items():
-        axes[0][-1].plot([], [], color=colour, label="1x1: " + path if path == "matrix product" else "larger: " + path)
-    figure.legend(loc="outside lower center", ncol=2)
-    return figure
-
-
-def trained_zeros(frame: Frame) -> Figure:
-    """mAP50-95 of n with trained zeros, in % of the dense control with the same training, and the other ways to be small."""
-    table = frame("trained-zeros")
-    figure, ax = _axes(7, 3.8)
-    zeros = table[table["n"].str.contains("smallest of all") | (table["n"] == "dense")]
-    others = table[~table.index.isin(zeros.index) & (table["sparsity_of_weights"] > 0)]
-    for part, colour, marker, label in (
-        (zeros, METHODS["l1-global"][1], "o-", "the smallest of all weights"),
-        (
-            others[others["n"].str.contains("each layer") & others["n"].str.contains("small")],
-            "#1f77b4",
-            "s",
-            "of each layer",
-        ),
-        (others[others["n"].str.contains("random")], "#999999", "x", "at random"),
-    ):
-        kept = part["kept_pct"]
-        error = [kept - part["kept_low_pct"], part["kept_high_pct"] - kept]
-        x = 100 * part["sparsity_of_weights"]
-        ax.errorbar(x, kept, np.clip(error, 0, None), fmt=marker, color=colour, capsize=3, lw=1.2, ms=5, label=label)
-    ax.axhline(100, color="#999999", lw=0.8)
-    ax.set(
-        xlabel="zeros among the weights of all convolutions (%)", ylabel="mAP50-95 kept (% of the dense control, test)"
-    )
-    ax.legend(title="zeros are")
-    return figure
-
-
-def atlas(frame: Frame) -> Figure:
-    """Heat map: speed-up of every convolution shape by its zeros; a dot where the interval reaches across 1."""
-    table = frame("atlas").dropna(subset="sparsity")
-    keys = ["kernel", "stride", "side", "c1", "c2"]
-    ascending = [True, True, False, True, True]
-    shapes = table[keys].drop_duplicates().sort_values(keys, ascending=ascending)
-    shapes = [tuple(map(int, row)) for row in shapes.to_numpy()]
-    sparsities = sorted(table["sparsity"].unique())
-    cells = {(*(int(getattr(r, k)) for k in keys), r.sparsity): r for r in table.itertuples()}
-    values = np.array([[1 / cells[(*shape, s)].ratio for s in sparsities] for shape in shapes])
-    figure, ax = _axes(6.5, 1.2 + 0.13 * len(shapes))
-    image = ax.imshow(np.log2(values), cmap="RdBu", vmin=-3, vmax=3, aspect="auto")
-    for y, shape in enumerate(shapes):
-        for x, s in enumerate(sparsities):
-            row = cells[(*shape, s)]
-            if row.ratio_low < 1 < row.ratio_high:
-                ax.plot(x, y, ".", color="#555555", ms=2.5)
-    ax.set_xticks(range(len(sparsities)), [f"{100 * s:g}" for s in sparsities])
-    names = [f"{k}x{k}{' /2' if stride == 2 else ''}  {c1} > {c2}  {side} px" for k, stride, side, c1, c2 in shapes]
-    ax.set_yticks(range(len(shapes)), names, fontsize=5.5)
-    ax.set_xlabel("zeros among the layer's weights (%)")
-    ax.grid(visible=False)
-    bar = figure.colorbar(image, ax=ax, ticks=range(-3, 4), aspect=50, pad=0.02)
-    bar.ax.set_yticklabels([f"{2.0**i:g}x" for i in range(-3, 4)])
-    bar.set_label("speed-up over dense PyTorch (blue: the engine is faster)")
-    return figure
-
-
-def uniform_zeros(frame: Frame) -> Figure:
-    """Whole networks: time over that of dense n in PyTorch against evenly spread zeros, one panel per image size."""
-    table = frame("uniform-zeros")
-    sizes = sorted(table["imgsz_px"].unique())
-    figure, axes = _axes(4.2 * len(sizes) + 1.5, 3.6, columns=len(sizes), sharey=True, squeeze=False)
-    for ax, size in zip(axes[0], sizes, strict=True):
-        part = table[table["imgsz_px"] == size]
-        for model in (NAMES["n"], NAMES["p"]):
-            own = part[(part["model"] == model) & (part["runtime"] == "sparse engine")]
-            error = [own["ratio"] - own["ratio_low"], own["ratio_high"] - own["ratio"]]
-            x = 100 * own["sparsity"]
-            ax.errorbar(x, own["ratio"], np.clip(error, 0, None), fmt="o-", ms=4, color=COLOURS[model])
-            dense = part[(part["model"] == model) & (part["runtime"] == "PyTorch")]["ratio"].iloc[0]
-            ax.axhline(dense, color=COLOURS[model], lw=0.9, ls=":")
-            if own["layers_predicted_ms"].notna().all():
-                scale = own["layers_predicted_ms"] / own["latency_ms"] * own["ratio"]
-                ax.plot(x, scale, "--", lw=0.9, color=COLOURS[model])
-        ax.set(xlabel="zeros in every layer (%)", title=f"{size} px", ylim=(0, None))
-    for model in (NAMES["n"], NAMES["p"]):
-        axes[0][0].plot([], [], "o-", ms=4, color=COLOURS[model], label=f"{model}, sparse engine")
-    axes[0][0].plot([], [], "--", color="#555555", lw=0.9, label="its layers alone, from the atlas")
-    axes[0][0].plot([], [], ":", color="#555555", lw=0.9, label="dense, in PyTorch")
-    axes[0][0].set_ylabel("inference time / that of dense n in PyTorch")
-    figure.legend(loc="outside lower center", ncol=4)
-    return figure
-
-
-ROADS = {
-    "none": ("dense n in PyTorch", "#222222"),
-    "p": ("a smaller model (p)", COLOURS[NAMES["p-best"]]),
+SCOPES = {"all": "#222222", "all + Detect": GREY} | {kind: MODULES[kind] for kind in ("Conv", "C3", "SPPF", "Detect")}
+GROUPS = {  # of configurations: what makes n faster
+    "none": ("nothing (dense n in PyTorch)", "#222222"),
+    "p": ("a smaller model, p (best.pt)", MODELS["p-best"]),
     "channels": ("channels removed", "#a6761d"),
-    "sparse": ("trained zeros, sparse engine", "#d95f02"),
-    "zeros elsewhere": ("the same zeros in other runtimes", "#999999"),
+    "sparse": ("sparse engine, with or without zeros", "#d95f02"),
+    "zeros elsewhere": ("trained zeros in other runtimes", GREY),
     "runtime": ("another runtime", "#1f77b4"),
-    "trained on": ("dense n trained on as long, any runtime", "#17becf"),
+    "fine-tuned": ("dense n, fine-tuned for as long", "#17becf"),
     "resolution": ("smaller images", "#e7298a"),
 }
+MARKERS = dict(zip(RUNTIME_NAMES.values(), ("o", "s", "^", "D", "v", "P", "X"), strict=True))
+SHAPE = ["kernel", "stride", "side", "c1", "c2"]  # of a convolution
+GRID_MARKS = {"n": (0.33, 0.25, (18, -28)), "p": (0.16, 0.20, (-34, 22))}  # depth, width, place of the letter; p's default
 
 
-def roads(frame: Frame) -> Figure:
-    """Accuracy against measured time for every road from dense n, with intervals; the line joins what nothing else beats."""
-    table = frame("roads")
-    figure, ax = _axes(9, 4.8)
-    for road, (label, colour) in ROADS.items():
-        part = table[table["road"] == road]
-        y = part["mAP50_95"]
-        error = np.clip([y - part["mAP50_95_low"], part["mAP50_95_high"] - y], 0, None)
-        ax.errorbar(part["ratio"], y, error, fmt="o", ms=5, color=colour, lw=0.7, label=label)
-    front = table[table["front"] == "yes"].sort_values("ratio")
-    ax.plot(front["ratio"], front["mAP50_95"], color="#555555", lw=0.9, zorder=0)
-    for i, row in enumerate(front.itertuples(), 1):
-        place = (4, 4) if i % 2 else (4, -11)  # neighbours on the line may lie close together
-        offset = {"xytext": place, "textcoords": "offset points", "fontsize": 8, "fontweight": "bold"}
-        ax.annotate(str(i), (row.ratio, row.mAP50_95), **offset)
-    names = [f"{i}  {row.what}" for i, row in enumerate(front.itertuples(), 1)]
-    ax.text(1.02, 0, "\n".join(names), transform=ax.transAxes, fontsize=7.5, va="bottom")
-    ax.set(xscale="log", xlabel="inference time / that of dense n in PyTorch", ylabel="mAP50-95 (test, own runtime)")
-    low, high = table["ratio"].min(), table["ratio"].max()
-    ticks = [t for t in (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0) if 0.8 * low < t < 1.25 * high]
-    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    ax.minorticks_off()
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+@figure("parameters-by-layer")
+def parameters_by_layer(layers: pd.DataFrame) -> Figure:
+    """Where the parameters and FLOPs of n and p are. Columns: layer, module, parameters_n, parameters_p, gflops_n, gflops_p."""
+    plot, [[upper], [lower]] = canvas(4.6, rows=2, sharex=True)
+    for shift, label in ((-0.2, "n"), (0.2, "p")):
+        style = {"width": 0.4, "color": MODELS[label], "label": NAMES[label]}
+        upper.bar(layers["layer"] + shift, layers[f"parameters_{label}"] / 1000, **style)
+        lower.bar(layers["layer"] + shift, layers[f"gflops_{label}"], **style)
+    for ax, unit in ((upper, "parameters (thousands)"), (lower, "GFLOPs")):
+        ax.set_ylabel(unit)
+        ax.grid(axis="x", visible=False)
+    upper.legend()
+    lower.set_xticks(layers["layer"], layers["layer"].astype(str) + " " + layers["module"], rotation=90)
+    lower.set_xlabel("layer")
+    return plot
 
 
-def pictures(evidence: Evidence) -> Figure:
-    """The same test pictures seen by each model: boxes at confidence 0.25; the first row is the truth."""
-    import base64
+@figure("scaling-grid")
+def scaling_grid(grid: pd.DataFrame) -> Figure:
+    """Time against parameters over depth and width; n and p are marked.
 
-    from PIL import Image
-
-    found = evidence.pictures()
-    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p["jpeg"])))) for p in found["pictures"]]
-    rows = {"truth": [[[*t[1:], 1.0, t[0]] for t in p["truth"]] for p in found["pictures"]]}
-    rows |= {row["label"]: row["boxes"] for row in found["detections"]}
-    figure, axes = _axes(1.9 * len(images) + 1.6, 1.95 * len(rows), columns=len(images), rows=len(rows), squeeze=False)
-    colours = colormaps["tab10"](np.arange(10))
-    for line, (label, per_image) in zip(axes, rows.items(), strict=True):
-        for ax, image, boxes in zip(line, images, per_image, strict=True):
-            ax.imshow(image)
-            ax.set(xticks=[], yticks=[])
-            for x1, y1, x2, y2, confidence, c in boxes:
-                colour = colours[int(c) % 10]
-                ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=colour, lw=1.4))
-                text = found["names"][int(c)] + ("" if label == "truth" else f" {confidence:.2f}")
-                box = {"fc": colour, "ec": "none", "pad": 0.6}
-                above = y1 > image.shape[0] * 0.08
-                ax.text(
-                    x1,
-                    y1 if above else y2,
-                    text,
-                    fontsize=5.5,
-                    color="white",
-                    va="bottom" if above else "top",
-                    bbox=box,
-                    clip_on=True,
-                    parse_math=False,  # a class may be called $x
-                )
-        name = label.replace(", ", ",\n")
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    return figure
+    Columns: depth_multiple, width_multiple, parameters, ratio_to_n, ratio_low, ratio_high.
+    """
+    plot, [[ax]] = canvas(4)
+    grid = grid.assign(millions=grid["parameters"] / 1e6)
+    style = {"hue": "depth_multiple", "palette": "crest", "legend": "full", "lw": 1} | DOTS
+    sns.lineplot(grid, x="millions", y="ratio_to_n", **style, ax=ax)
+    intervals(ax, grid["millions"], grid["ratio_to_n"], grid["ratio_low"], grid["ratio_high"], fmt="none", ecolor=GREY, zorder=1)
+    for label, (depth, width, place) in GRID_MARKS.items():
+        row = grid[(grid["depth_multiple"] == depth) & (grid["width_multiple"] == width)].squeeze()
+        style = {"color": MODELS[label], "fontweight": "bold", "textcoords": "offset points", "arrowprops": {"arrowstyle": "-"}}
+        ax.annotate(label, (row["millions"], row["ratio_to_n"]), xytext=place, **style)
+    ax.axhline(1, color=GREY, lw=0.8)
+    plain_log(ax, "x")
+    ax.set(xlabel="parameters (millions)", ylabel="inference time / that of n")
+    ax.legend(title="depth multiple", **BESIDE)
+    return plot
 
 
-FIGURES = {
-    "architecture": architecture,
-    "parameters-by-layer": parameters_by_layer,
-    "scaling-grid": scaling_grid,
-    "accuracy-and-time": accuracy_and_time,
-    "learning-curves": learning_curves,
-    "pretraining": pretraining,
-    "sweeps": sweeps,
-    "sweeps-by-module": sweeps_by_module,
-    "sensitivity": sensitivity,
-    "latency-pruned": latency_pruned,
-    "sparse-tensors": sparse_tensors,
-    "trained-zeros": trained_zeros,
-    "atlas": atlas,
-    "uniform-zeros": uniform_zeros,
-    "roads": roads,
-    "pictures": pictures,
-    "recipe": lambda evidence: draw_recipe(evidence.recipe()),
-}
-OF_ZEROS = ("trained-zeros", "atlas", "uniform-zeros", "roads")  # drawn where a study trains zeros
-FROM_RECORDS = ("pictures", "recipe")  # what they show is in no table
-PHOTOGRAPHIC = ("pictures",)  # shown and kept as JPEG
+@figure("accuracy-and-time")
+def accuracy_and_time(figure_2: pd.DataFrame) -> Figure:
+    """The paper's Figure 2 as a picture: mAP50 against time relative to n, ours with intervals, the paper's hollow.
+
+    Columns: label, mAP50, mAP50_low, mAP50_high, mAP50_paper, ratio_to_n, ratio_low_to_n, ratio_high_to_n, latency_ms_paper.
+    """
+    plot, [[ax]] = canvas(4)
+    dense = figure_2.loc[figure_2["label"] == "n", "latency_ms_paper"].item()
+    hollow = {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.5, "ls": "none"}
+    for row in figure_2.itertuples():
+        at, style = ([row.ratio_to_n], [row.mAP50]), {"color": MODELS[row.label], "capsize": 3}
+        intervals(ax, *at, [row.ratio_low_to_n], [row.ratio_high_to_n], across="x", **style)
+        intervals(ax, *at, [row.mAP50_low], [row.mAP50_high], label=NAMES[row.label], **style)
+        ax.plot(row.latency_ms_paper / dense, row.mAP50_paper, color=MODELS[row.label], **hollow)
+    ax.plot([], [], color=DARK, label="the paper's", **hollow)
+    ax.set(xlabel="inference time / that of n", ylabel="mAP50 (test)")
+    ax.legend(**BESIDE)
+    return plot
+
+
+@figure("learning-curves")
+def learning_curves(curves: pd.DataFrame) -> Figure:
+    """Training loss and mAP50 on val against steps. Columns: label, steps, loss, mAP50; a row per training, seed and epoch."""
+    plot, [[left, right]] = canvas(3.8, columns=2)
+    labels = curves["label"].unique()
+    hue = {"hue": curves["label"].map(NAMES), "palette": {NAMES[label]: MODELS[label] for label in labels}}
+    sns.lineplot(curves, x="steps", y="loss", **hue, **OVER_SEEDS, legend=False, ax=left)
+    sns.lineplot(curves, x="steps", y="mAP50", **hue, **OVER_SEEDS, **DOTS, ax=right)
+    left.set(xlabel="steps (batches)", ylabel="training loss (box + obj + cls)", ylim=(0, None))
+    right.set(xlabel="steps (batches)", ylabel="mAP50 (val; corpus: its own val)", ylim=(0, 1))
+    right.legend(**BESIDE)
+    return plot
+
+
+@figure("pretraining")
+def pretraining(pretraining: pd.DataFrame) -> Figure:
+    """What each starting point gives: mAP50 over p from scratch. Columns: label, mAP50_gain, gain_low, gain_high."""
+    rows = pretraining[pretraining["label"] != "p"]
+    points = 100 * rows[["mAP50_gain", "gain_low", "gain_high"]]
+    plot = _forest(points, rows["label"].map(NAMES), rows["label"].map(MODELS), centre=0)
+    plot.axes[0].set_xlabel("mAP50 over p from scratch (points, test, 95 % interval)")
+    return plot
+
+
+@figure("sweeps")
+def sweeps(points: pd.DataFrame, dense: Score | float) -> Figure:
+    """mAP50 against sparsity achieved (mean of the seeds), all modules at one ratio; `dense` is the unpruned mAP50.
+
+    Columns: method, modules, ratio, sparsity, mAP50; a row per point, seed of random pruning and training seed.
+    """
+    plot, [[ax]] = canvas(4.2)
+    points = points[points["modules"] == "all"]
+    sparsity = points.groupby(["method", "ratio"])["sparsity"].transform("mean")
+    names = points["method"].map({method: name for method, (name, _, _) in METHODS.items()})
+    style = {"palette": {name: colour for name, colour, _ in METHODS.values()}} | DOTS | OVER_SEEDS
+    style |= {"dashes": {name: dashes for name, _, dashes in METHODS.values()}}
+    sns.lineplot(points, x=sparsity, y="mAP50", hue=names, style=names, **style, ax=ax)
+    dense = getattr(dense, "mAP50", dense)
+    ax.axhline(dense, color=GREY, lw=0.8)
+    ax.text(1, dense, "unpruned", ha="right", va="bottom", color=DARK)
+    xlabel = "sparsity achieved (share of all parameters that are zero)"
+    ax.set(xlabel=xlabel, ylabel="mAP50 (test)", xlim=(0, 1), ylim=(0, None))
+    ax.legend(**BESIDE)
+    return plot
+
+
+@figure("sweeps-by-module")
+def sweeps_by_module(points: pd.DataFrame) -> Figure:
+    """One kind of module pruned at a time, by L1: mAP50 against the ratio asked of it.
+
+    Columns: method, modules, ratio, mAP50; a row per point and training seed.
+    """
+    points = points[points["method"].isin(["l1-unstructured", "l1-structured"])]
+    plot, [axes] = canvas(3.8, columns=points["method"].nunique(), sharey=True)
+    style = {"hue": "modules", "style": "modules", "palette": SCOPES} | DOTS | OVER_SEEDS
+    style |= {"dashes": dict.fromkeys(SCOPES, "") | {"all + Detect": (3, 2)}}
+    for ax, (method, part) in zip(axes, points.groupby("method", sort=False), strict=True):
+        sns.lineplot(part, x="ratio", y="mAP50", **style, legend=ax is axes[-1] and "full", ax=ax)
+        ax.set(xlabel="ratio asked of these modules", title=METHODS[method][0], xlim=(0, 1), ylim=(0, None))
+    axes[0].set_ylabel("mAP50 (test)")
+    axes[-1].legend(title="pruned", **BESIDE)
+    return plot
+
+
+@figure("sensitivity")
+def sensitivity(layers: pd.DataFrame) -> Figure:
+    """mAP50 lost on val when one convolution is pruned, in the order of the network. Columns: layer, module, mAP50_lost."""
+    plot, [[ax]] = canvas(3.6)
+    layers = layers.assign(number=layers["layer"].str.split(".").str[1].astype(int))  # of "model.2.cv1.conv"
+    layers = layers.sort_values(["number", "layer"], ignore_index=True)
+    for module, part in layers.groupby("module", sort=False):
+        ax.vlines(part.index, 0, 100 * part["mAP50_lost"], color=MODULES[module], lw=1)
+        ax.plot(part.index, 100 * part["mAP50_lost"], "o", ms=4, color=MODULES[module], label=module)
+    firsts = layers.drop_duplicates("number")
+    ax.set_xticks(firsts.index, firsts["number"].astype(str) + " " + firsts["module"], rotation=90, fontsize=8)
+    ax.axhline(0, color=GREY, lw=0.8)
+    ax.set(xlabel="convolution, by layer of the network", ylabel="mAP50 lost (points, val)")
+    ax.legend(**BESIDE)
+    return plot
+
+
+@figure("latency-pruned")
+def latency_pruned(rows: pd.DataFrame) -> Figure:
+    """Time of pruned p over dense p. Columns: role, variant, ratio, ratio_low, ratio_high; the baseline is not drawn."""
+    rows = rows[rows["role"] != "baseline"]
+    control = rows["role"] == "control"
+    names, colours = rows["variant"].mask(control, "A/A control: dense again"), control.map({True: GREY, False: MODELS["p-best"]})
+    plot = _forest(rows[["ratio", "ratio_low", "ratio_high"]], names, colours, centre=1)
+    plot.axes[0].axvspan(0.98, 1.02, color="#eeeeee", lw=0)
+    plot.axes[0].set_xlabel("inference time / that of dense p (95 % interval; grey band: within 2 %)")
+    return plot
+
+
+@figure("sparse-tensors")
+def sparse_tensors(rows: pd.DataFrame) -> Figure:
+    """Each layer of p as a sparse matrix product (thin) and their median: time over the dense convolution, against sparsity.
+
+    Columns: layout, path, kernel, stride, side, c1, c2, sparsity, ratio.
+    """
+    plot, [axes] = canvas(3.8, columns=rows["layout"].nunique(), sharey=True)
+    paths = {"matrix product": MODULES["Conv"], "unfold, then matrix product": MODULES["C3"]}
+    rows = rows.assign(shape=rows.groupby(SHAPE).ngroup())
+    style = {"x": "sparsity", "y": "ratio", "hue": "path", "palette": paths, "legend": False}
+    for ax, (layout, part) in zip(axes, rows.groupby("layout", sort=False), strict=True):
+        sns.lineplot(part, **style, units="shape", estimator=None, lw=0.6, alpha=0.5, ax=ax)
+        sns.lineplot(part, **style, estimator="median", errorbar=None, lw=2.4, ax=ax)
+        ax.axhline(1, color="#333333", lw=1)
+        plain_log(ax, "y")
+        ax.set(xlabel="sparsity of the layer's weights", title=f"torch.sparse, {layout}")
+    for size, (path, colour) in zip(("1x1 kernels", "larger kernels"), paths.items(), strict=True):
+        axes[0].plot([], [], color=colour, lw=2.4, label=f"{size}: {path} (median)")
+    axes[0].set_ylabel("time / faster dense way (below 1: sparse wins)")
+    plot.legend(loc="outside lower center", ncol=2)
+    return plot
+
+
+@figure("trained-zeros")
+def trained_zeros(rows: pd.DataFrame) -> Figure:
+    """mAP50-95 of n with trained zeros, in % of the dense control, by how the zeros are chosen.
+
+    Columns: sparsity_of_weights (0..1), allocation, channels_removed (only rows of 0 are drawn), kept_pct, kept_low_pct,
+    kept_high_pct. The dense control, without zeros, begins the line of "global".
+    """
+    plot, [[ax]] = canvas(3.8)
+    rows = rows[rows["channels_removed"] == 0]
+    allocation = rows["allocation"].mask(rows["sparsity_of_weights"] == 0, "global")
+    for name, colour, marker in (("global", "#1b9e77", "o-"), ("layer", "#1f77b4", "s"), ("random", GREY, "X")):
+        part = rows[allocation == name].sort_values("sparsity_of_weights")
+        x, style = 100 * part["sparsity_of_weights"], {"fmt": marker, "color": colour, "capsize": 3, "label": ZEROS[name]}
+        intervals(ax, x, part["kept_pct"], part["kept_low_pct"], part["kept_high_pct"], **style)
+    ax.axhline(100, color=GREY, lw=0.8)
+    xlabel = "zeros among the weights of all convolutions (%)"
+    ax.set(xlabel=xlabel, ylabel="mAP50-95 kept (% of the dense control, test)")
+    ax.legend(**BESIDE)
+    return plot
+
+
+@figure("atlas")
+def atlas(rows: pd.DataFrame) -> Figure:
+    """Heat maps: speed-up of every convolution shape by its zeros; a dot where the interval reaches across 1.
+
+    Columns: kernel, stride, c1, c2, side, sparsity (controls have none and are not drawn), ratio, ratio_low, ratio_high.
+    """
+    rows = rows.dropna(subset="sparsity").sort_values(SHAPE, ascending=[True, True, False, True, True])
+    parts = [part for _, part in rows.groupby(rows["kernel"] > 1)]
+    plot, [axes] = canvas(1.5 + 0.155 * max(len(part[SHAPE].drop_duplicates()) for part in parts), columns=len(parts))
+    for ax, part in zip(axes, parts, strict=True):
+        kernels = part["kernel"].map("{0}x{0}".format) + part["stride"].map({1: "", 2: " /2"})
+        shapes = kernels + part["c1"].map("  {} > ".format) + part["c2"].astype(str) + part["side"].map("  {} px".format)
+        part = part.assign(shape=pd.Categorical(shapes, shapes.unique()), speed_up=-np.log2(part["ratio"]))
+        part["unclear"] = (part["ratio_low"] < 1) & (part["ratio_high"] > 1)
+        cells, unclear = (part.pivot(index="shape", columns="sparsity", values=name) for name in ("speed_up", "unclear"))
+        ticks = {"xticklabels": [f"{100 * share:g}" for share in cells], "yticklabels": cells.index}
+        sns.heatmap(cells, vmin=-3, vmax=3, cmap="RdBu", cbar=False, **ticks, ax=ax)
+        y, x = np.nonzero(unclear.to_numpy(dtype=bool))
+        ax.plot(x + 0.5, y + 0.5, ".", color=DARK, ms=3)
+        ax.tick_params("y", labelsize=7, length=0)
+        ax.tick_params("x", rotation=0)
+        ax.set(xlabel="zeros among the layer's weights (%)", ylabel="")
+    bar = plot.colorbar(axes[0].collections[0], ax=axes, ticks=range(-3, 4), aspect=50, pad=0.01)
+    bar.ax.set_yticklabels([f"{2.0**i:g}x" for i in range(-3, 4)])
+    bar.set_label("speed-up over dense PyTorch (blue: the engine is faster; dot: the interval reaches across 1)")
+    plot.suptitle("rows: kernel (/2: stride 2), channels in > out, side of the map that goes in", fontsize=9)
+    return plot
+
+
+@figure("uniform-zeros")
+def uniform_zeros(rows: pd.DataFrame) -> Figure:
+    """Whole networks: time over that of dense n in PyTorch against evenly spread zeros, one panel per image size.
+
+    Columns: label, imgsz_px, runtime, sparsity (0..1), latency_ms, layers_predicted_ms, ratio, ratio_low, ratio_high.
+    """
+    sizes = sorted(rows["imgsz_px"].unique())
+    plot, [axes] = canvas(3.8, columns=len(sizes), sharey=True)
+    predicted = rows["layers_predicted_ms"].astype(float) / rows["latency_ms"] * rows["ratio"]
+    rows = rows.assign(runtime=rows["runtime"].replace(RUNTIME_NAMES), zeros=100 * rows["sparsity"], predicted=predicted)
+    sparse, dense = (rows[rows["runtime"] == RUNTIME_NAMES[runtime]] for runtime in ("sparse", "pytorch"))
+    style = {"x": "zeros", "hue": "label", "palette": MODELS, "errorbar": None, "legend": False}
+    for ax, size in zip(axes, sizes, strict=True):
+        part = sparse[sparse["imgsz_px"] == size]
+        sns.lineplot(part, y="ratio", lw=1.2, **style, ax=ax)
+        sns.lineplot(part, y="predicted", ls="--", lw=0.9, **style, ax=ax)
+        for label, own in part.groupby("label"):
+            intervals(ax, own["zeros"], own["ratio"], own["ratio_low"], own["ratio_high"], color=MODELS[label])
+        for row in dense[dense["imgsz_px"] == size].itertuples():
+            ax.axhline(row.ratio, color=MODELS[row.label], lw=0.9, ls=":")
+        ax.set(xlabel="zeros in every layer (%)", title=f"{size} px", ylim=(0, None), xticks=part["zeros"].unique())
+    for label in sparse["label"].unique():
+        axes[0].plot([], [], "o-", ms=5, color=MODELS[label], label=f"{NAMES[label]}, sparse engine")
+    axes[0].plot([], [], "--", color=DARK, lw=0.9, label="its layers alone, from the atlas")
+    axes[0].plot([], [], ":", color=DARK, lw=0.9, label="dense, in PyTorch")
+    axes[0].set_ylabel("inference time / that of dense n in PyTorch")
+    plot.legend(loc="outside lower center", ncol=4)
+    return plot
+
+
+@figure("configurations")
+def configurations(rows: pd.DataFrame) -> Figure:
+    """Accuracy against time for every way to make n faster; a line joins those that no other beats in both, numbered.
+
+    Columns: what, group, runtime, mAP50_95, mAP50_95_low, mAP50_95_high, ratio, ratio_low, ratio_high, front (bool).
+    """
+    plot, [[ax]] = canvas(5.2)
+    at, pale = (rows["ratio"], rows["mAP50_95"]), {"fmt": "none", "color": "#cccccc", "lw": 0.7, "zorder": 1}
+    intervals(ax, *at, rows["mAP50_95_low"], rows["mAP50_95_high"], **pale)
+    intervals(ax, *at, rows["ratio_low"], rows["ratio_high"], across="x", **pale)
+    groups = rows["group"].map({group: name for group, (name, _) in GROUPS.items()}).rename("faster by")
+    runtimes = rows["runtime"].replace(RUNTIME_NAMES)
+    style = {"hue": groups, "style": runtimes, "palette": dict(GROUPS.values()), "markers": MARKERS, "s": 42}
+    sns.scatterplot(rows, x="ratio", y="mAP50_95", **style, ax=ax)
+    front = rows[rows["front"].astype(bool)].sort_values("ratio", ignore_index=True)
+    ax.plot(front["ratio"], front["mAP50_95"], color=DARK, lw=0.9, zorder=1)
+    for i, row in front.iterrows():
+        place = (6, -10) if i % 2 else (-9, 5)  # neighbours on the line may lie close together
+        style = {"textcoords": "offset points", "fontsize": 8, "fontweight": "bold"}
+        ax.annotate(f"{i + 1}", (row["ratio"], row["mAP50_95"]), xytext=place, **style)
+    names = "\n".join(f"{i + 1}  {what}" for i, what in front["what"].items())
+    ax.text(1.03, 0, names, transform=ax.transAxes, fontsize=8, va="bottom")
+    plain_log(ax, "x")
+    ax.set(xlabel="inference time / that of dense n in PyTorch", ylabel="mAP50-95 (test, own runtime)")
+    ax.legend(fontsize=8, **BESIDE)
+    return plot
+
+
+def _forest(rows: pd.DataFrame, names: pd.Series, colours: pd.Series, centre: float) -> Figure:
+    """Values with their intervals (the columns of `rows`), a named line each, the first on top; a line at `centre`."""
+    plot, [[ax]] = canvas(0.8 + 0.32 * len(rows))
+    for y, (values, colour) in enumerate(zip(rows.to_numpy(), colours, strict=True)):
+        value, low, high = values[:, None]
+        intervals(ax, value, [y], low, high, across="x", color=colour, lw=2)
+    ax.axvline(centre, color=GREY, lw=0.8)
+    ax.set_yticks(range(len(rows)), names)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    return plot

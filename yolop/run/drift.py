@@ -2,99 +2,93 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 
-from yolop.specs import Study
-from yolop.store import DamagedRecord, Record, Store
+from yolop import files, store
+from yolop.files import DamagedRecord
+from yolop.report.opened import OpenStudy
+from yolop.run.status import graph_of
+from yolop.store import Record
+from yolop.study.plan import by_notebook
 
-TIMED = (
-    "latency",
-    "stem",
-    "sparse-tensors",
-    "atlas",
-    "road-times",
-    "narrowing-times",
-)  # kinds whose numbers are times of a machine: only ratios are compared
+# Kinds whose numbers are times of a machine: only ratios are compared.
+TIMED = ("latency", "stem", "sparse-tensors", "atlas", "configuration-times", "narrowing-times")
 SCORES = ("mAP50", "mAP50_95", "precision", "recall", "AP50", "AP50_95")
-# Follow from weights, which differ between machines: no verdict on them.
-LOOSE = (
-    "curve",
-    "best_epoch",
-    "weights_sha256",
-    "mAP50_resampled",
-    "mAP50_95_resampled",
-    "boxes",
-    "max_difference",
-    "compressed_mb",
-)
+# They follow from weights, which differ between machines: no verdict on them.
+LOOSE = {"curve", "best_epoch", "weights_sha256", "boxes", "max_difference", "compressed_mb"}
+LOOSE |= {f"{score}_resampled" for score in SCORES[:2]}
 STATES = ("equal", "within noise", "out", "not computed")
+COLUMNS = ["run", "state", "numbers", "different", "out", "largest_difference"]
 
 
-def drift(study: Study) -> pd.DataFrame:
-    """One row per committed record: run, state, numbers compared, how many differ, are out, and the largest difference.
+def drift(opened: OpenStudy) -> pd.DataFrame:
+    """One row per committed record of a study: run, state, numbers compared, how many differ, are out, and the largest difference.
 
-    States: "equal" to the bit; "within noise": scores differ by less than chance would make two test sets of this size
-    differ (a 95 % interval of the bootstrap over images, for a difference), ratios of times have intervals that overlap;
-    "out"; "not computed" (no fresh record of the same id: another data set, version or setting gives another id).
+    States: "equal" to the bit; "within noise": scores differ by less than chance would make two test sets of this size differ (a
+    95 % interval of the bootstrap over images, for a difference), ratios of times have intervals that overlap; "out"; "not
+    computed" (no fresh record of the same id: another data set, version or setting gives another id).
     """
-    store = Store(study.name, compute=True)
-    committed = {path.stem: _read(path) for path in sorted(store.committed.glob("*.json"))}
-    noise = _noise(committed)
-    rows = []
-    for run, ours in committed.items():
-        path = store.runs / run / "record.json"
-        theirs = _read(path) if path.exists() else None
-        row = {"run": run, "state": "not computed", "numbers": 0, "different": 0, "out": 0, "largest_difference": 0.0}
+    graph = graph_of(opened, ("committed",))
+    nodes = [node for nodes in by_notebook(graph).values() for node in nodes] if graph else []
+    pairs = {node.id: (_read(store.read_committed, node.id), _read(store.read_computed, node.id)) for node in nodes}
+    noise, rows = _noise([ours for ours, _ in pairs.values() if ours]), []
+    for run_id, (ours, theirs) in pairs.items():
         if ours and theirs:
-            timed = ours.spec["kind"] in TIMED
-            row |= _timed(ours.metrics, theirs.metrics) if timed else _apart(ours.metrics, theirs.metrics, noise)
-        rows.append(row)
-    return pd.DataFrame(rows, columns=["run", "state", "numbers", "different", "out", "largest_difference"])
+            compare = _compare_ratios if ours.spec["kind"] in TIMED else _compare_numbers
+            rows.append([run_id, *compare(places(ours.metrics), places(theirs.metrics), noise)])
+        elif ours:
+            rows.append([run_id, "not computed", 0, 0, 0, 0.0])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _noise(committed: dict[str, Record | None]) -> float:
+def _read(read, run_id: str) -> Record | None:
+    with suppress(DamagedRecord):
+        return read(files.ROOT, run_id)
+
+
+def _noise(records: list[Record]) -> float:
     """How far two measurements of one mAP50 on test images like these may lie apart by chance."""
-    spreads = [
-        np.std(record.metrics["test"]["mAP50_resampled"])
-        for record in committed.values()
-        if record and record.spec["kind"] == "train" and "mAP50_resampled" in record.metrics["test"]
-    ]
+    tested = [record.metrics["test"] for record in records if record.spec["kind"] == "train"]
+    spreads = [np.std(test["mAP50_resampled"]) for test in tested if "mAP50_resampled" in test]
     return 1.96 * 2**0.5 * float(np.median(spreads)) if spreads else 0.0
 
 
-def _apart(ours: dict, theirs: dict, noise: float) -> dict:
-    """Compared number by number: scores may differ by noise, what follows from weights by anything, the rest by nothing."""
-    a, b = dict(_numbers(ours)), dict(_numbers(theirs))
-    apart = {k: abs(a[k] - b[k]) if k in a and k in b else float("inf") for k in a.keys() | b}
-    strict = {k: d for k, d in apart.items() if not set(LOOSE) & set(map(str, k))}
-    out = sum(d > (noise if k[-1] in SCORES or str(k[-1]).endswith("_lost") else 0) for k, d in strict.items())
-    return _row(len(apart), sum(d > 0 for d in apart.values()), out, max(apart.values(), default=0.0))
+def places(metrics: dict) -> pd.Series:
+    """Every value in nested dicts and lists, by its place, such as "test/mAP50" or "rows/3/sparsity"."""
+    values = pd.json_normalize(metrics, sep="/").squeeze(axis=0)
+    inside = [
+        places(dict(zip(map(str, range(len(items))), items, strict=True))).add_prefix(f"{place}/")
+        for place, items in values.items()
+        if isinstance(items, list)
+    ]
+    return pd.concat([values[[not isinstance(value, list) for value in values]], *inside])
 
 
-def _timed(ours: dict, theirs: dict) -> dict:
-    """Ratios of times, compared by their intervals; milliseconds are the machine's own."""
-    pairs = [(a, b) for a, b in zip(_rows(ours), _rows(theirs), strict=False) if a.get("label") == b.get("label")]
-    out = sum(a["ratio_high"] < b["ratio_low"] or b["ratio_high"] < a["ratio_low"] for a, b in pairs)
-    apart = [abs(a["ratio"] - b["ratio"]) for a, b in pairs]
-    return _row(len(pairs), sum(d > 0 for d in apart), out, max(apart, default=0.0))
+def _compare_numbers(ours: pd.Series, theirs: pd.Series, noise: float) -> list:
+    """Number by number: scores may differ by noise, what follows from weights by anything, the rest by nothing."""
+    ours, theirs = ours.align(theirs)
+    apart = (pd.to_numeric(ours, errors="coerce") - pd.to_numeric(theirs, errors="coerce")).abs()
+    apart = apart.mask((ours == theirs) | (ours.isna() & theirs.isna()), 0.0).fillna(np.inf)  # text, or there once only
+    parts = [place.split("/") for place in apart.index]
+    scores = [part[-1] in SCORES or part[-1].endswith("_lost") for part in parts]
+    allowed = [np.inf if LOOSE & set(part) else noise * score for part, score in zip(parts, scores, strict=True)]
+    return _row(apart, apart > allowed)
 
 
-def _row(numbers: int, different: int, out: int, largest: float) -> dict:
-    state = "out" if out else "within noise" if different else "equal"
-    return {"state": state, "numbers": numbers, "different": different, "out": out, "largest_difference": largest}
+def _compare_ratios(ours: pd.Series, theirs: pd.Series, noise: float) -> list:
+    """Ratios of times, row by row, by their intervals; milliseconds are the machine's own."""
+    rows = [place.removesuffix("_low") for place in ours.index if place.endswith("ratio_low") and place in theirs.index]
+    low, high = (np.array([[some[row + end] for row in rows] for some in (ours, theirs)]) for end in ("_low", "_high"))
+    apart = pd.Series([abs(ours[row] - theirs[row]) for row in rows], dtype=float)
+    return _row(apart, pd.Series(high.min(axis=0) < low.max(axis=0)))
 
 
-def _rows(value) -> Iterator[dict]:
-    """Every dict with a ratio in nested lists and dicts."""
-    if isinstance(value, dict) and "ratio_low" in value:
-        yield value
-    elif isinstance(value, (dict, list)):
-        for _, item in sorted(value.items()) if isinstance(value, dict) else enumerate(value):
-            yield from _rows(item)
+def _row(apart: pd.Series, out: pd.Series) -> list:
+    state = "out" if out.any() else "within noise" if (apart > 0).any() else "equal"
+    return [state, len(apart), int((apart > 0).sum()), int(out.sum()), float(apart.max()) if len(apart) else 0.0]
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -103,29 +97,8 @@ def summary(table: pd.DataFrame) -> str:
         return "no committed evidence to compare with"
     counts = table["state"].value_counts()
     text = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
-    numbers, different, out = (int(table[name].sum()) for name in ("numbers", "different", "out"))
+    numbers, different, out = table[["numbers", "different", "out"]].sum()
     return (
         f"against the committed evidence, {len(table)} records: {text}; of {numbers:,} numbers {numbers - different:,} equal "
         f"to the bit, {out} out"
     )
-
-
-def _read(path) -> Record | None:
-    try:
-        return Record.read(path)
-    except (DamagedRecord, UnicodeDecodeError):
-        return None
-
-
-def _numbers(value, path: tuple = ()) -> Iterator[tuple[tuple, float]]:
-    """Every number in nested lists and dicts, with its place; text counts by its content."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _numbers(item, (*path, key))
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from _numbers(item, (*path, i))
-    elif isinstance(value, (int, float)) and value is not None:
-        yield path, float(value)
-    else:
-        yield (*path, json.dumps(value)), 0.0

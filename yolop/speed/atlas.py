@@ -1,70 +1,55 @@
 """Break-even atlas: which convolution gains from zeros, at which share of them; and what that predicts for a network.
 
 Each different convolution of some models, with SiLU as it occurs in them, runs dense in PyTorch (the faster of its two memory
-layouts) and in the engine (`sparse`, the faster of its two ways), in turns.
+layouts) and in the engine (`engine`, the faster of its two ways), in turns.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from yolop.measure import latency
-from yolop.network import yolov5
-from yolop.specs import AtlasSpec, ModelSpec
+from yolop.progress import progress
+from yolop.shapes import convolutions_of
 from yolop.speed.engine import SparseNetwork
+from yolop.speed_specs import AtlasSpec
+from yolop.store import Record
 
 PAUSE_S = 0.003  # after which PyTorch's waiting threads have gone to sleep
 
 
-def shapes(model: ModelSpec, nc: int, imgsz: int) -> list[tuple[int, int, int, int, int]]:
-    """(c1, c2, kernel, stride, side of the input in px) of every convolution of a model, from input to output."""
-    found = []
-    with torch.device("meta"):
-        network = yolov5.fused(yolov5.build(model, nc))
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                module.register_forward_hook(
-                    lambda m, inputs, _: found.append(
-                        (m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], inputs[0].shape[2])
-                    )
-                )
-        yolov5.Wired(network)(torch.zeros(1, 3, imgsz, imgsz))
-    return found
-
-
-def measure(spec: AtlasSpec, progress=iter) -> list[dict]:
-    """One row per shape and sparsity: shape, how often which model has it, dense_ms, sparse_ms, path, and the ratio of the two
-    times with its interval (below 1: the engine is faster). The A/A control of a shape has no sparsity: dense again."""
+def compute(spec: AtlasSpec, parents: dict[str, Record], folder: Path) -> dict:
+    """Rows of `measure_shape` for every different convolution of the models, small kernels and large maps first."""
     occurs: dict[tuple, dict[str, int]] = {}
     for label, model in spec.models:
-        for shape in shapes(model, spec.nc, spec.imgsz):
-            counts = occurs.setdefault(shape, {})
+        for conv in convolutions_of(model, spec.nc):
+            counts = occurs.setdefault((conv.c1, conv.c2, conv.kernel, conv.stride, spec.imgsz // conv.scale), {})
             counts[label] = counts.get(label, 0) + 1
-    rows = []
+    shapes = sorted(occurs, key=lambda s: (s[2], s[3], -s[4], s[0], s[1]))
     with latency.threads(spec.threads):
-        for shape in progress(sorted(occurs, key=lambda s: (s[2], s[3], -s[4], s[0], s[1]))):
-            rows += measure_shape(spec, shape, occurs[shape])
-    return rows
+        rows = [measure_shape(spec, shape, occurs[shape]) for shape in progress(shapes, "atlas, layer shapes")]
+    return {"rows": [row for part in rows for row in part]}
 
 
 def measure_shape(spec: AtlasSpec, shape: tuple, counts: dict[str, int]) -> list[dict]:
-    """Rows of `measure` for one shape, (c1, c2, kernel, stride, side)."""
+    """One row per sparsity for a shape, (c1, c2, kernel, stride, side): how often which model has it, dense_ms, sparse_ms, path,
+    and the ratio of the two times with its interval (below 1: the engine is faster). The A/A control has no sparsity."""
     c1, c2, kernel, stride, side = shape
     stream = torch.Generator().manual_seed(0)
     conv = nn.Conv2d(c1, c2, kernel, stride, 2 if kernel == 6 else kernel // 2)
     weight, order = (torch.randn(conv.weight.shape, generator=stream), torch.rand(conv.weight.shape, generator=stream))
     image, networks = torch.rand(1, c1, side, side, generator=stream), {}
+    layer = nn.Sequential(conv, *([nn.SiLU()] if spec.silu else [])).eval()
     for sparsity in spec.sparsities:
         with torch.no_grad():
             conv.weight.copy_(weight * (order >= sparsity))
-        networks[sparsity] = SparseNetwork(
-            nn.Sequential(conv, *([nn.SiLU()] if spec.silu else [])).eval(), image.shape, spec.threads, True, True
-        )
+        networks[sparsity] = SparseNetwork(layer, image.shape, spec.threads, strict=True, choose=True)
     dense = _faster_layout(conv, image, spec)
     calls = {"dense": dense, "dense again": dense} | {s: _repeated(n, image, spec) for s, n in networks.items()}
     times_ms = _turns(calls, spec.rounds, spec.calls)
@@ -72,12 +57,11 @@ def measure_shape(spec: AtlasSpec, shape: tuple, counts: dict[str, int]) -> list
     base["dense_ms"] = float(np.median(times_ms["dense"]))
     rows = []
     for label in list(calls)[1:]:
-        found = latency.equivalence(times_ms[label] / times_ms["dense"])
-        row = base | {"sparsity": None, "path": "dense again"}
+        row = base | {"sparsity": None, "path": "dense again", "sparse_ms": float(np.median(times_ms[label]))}
         if label in networks:
             row |= {"sparsity": label, "path": networks[label].layers[0]["path"]}
-        row |= {"sparse_ms": float(np.median(times_ms[label]))}
-        rows.append(row | {name: found[name] for name in ("ratio", "ratio_low", "ratio_high")})
+        ratios = latency.equivalence(times_ms[label] / times_ms["dense"])
+        rows.append(row | {name: ratios[name] for name in ("ratio", "ratio_low", "ratio_high")})
     return rows
 
 
@@ -101,7 +85,7 @@ def _repeated(network: SparseNetwork, image: torch.Tensor, spec: AtlasSpec) -> C
 
 def _faster_layout(conv: nn.Conv2d, image: torch.Tensor, spec: AtlasSpec) -> Callable[[], None]:
     """The dense convolution so often, in the memory layout in which it is faster."""
-    found = []
+    timed = []
     for layout in (torch.contiguous_format, torch.channels_last):
         with torch.inference_mode():
             weight, x = conv.weight.to(memory_format=layout), image.to(memory_format=layout)
@@ -114,5 +98,5 @@ def _faster_layout(conv: nn.Conv2d, image: torch.Tensor, spec: AtlasSpec) -> Cal
                     nn.functional.silu(y, inplace=True)
 
         times_ms = _turns({"": call}, 7, spec.calls)[""]
-        found.append((float(np.median(times_ms)), len(found), call))
-    return min(found)[2]
+        timed.append((float(np.median(times_ms)), len(timed), call))
+    return min(timed)[2]

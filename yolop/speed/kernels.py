@@ -1,4 +1,4 @@
-"""Compiled kernels of the sparse engine (`sparse`): one program over feature maps, run by several threads.
+"""Compiled kernels of the sparse engine (`engine`): one program over feature maps, run by several threads.
 
 All maps lie in one array. A map is a stack of planes; a plane has zeros around its rows, and the zeros after a row are those
 before the next one. So a weight at (dy, dx) is one fixed offset from the output pixel, a row end needs no special case, and
@@ -57,7 +57,7 @@ def _call(builder, name: str, *arguments):
 
 
 def _silu(builder, x):
-    """x / (1 + exp(-x)), exp as 2^n times a polynomial in the rest: within 1e-6 relative, exponents cut to +-126."""
+    """x / (1 + exp(-x)), exp as 2^n times a polynomial in the rest: within 1e-6 relative from -16 up, within 4e-6 below."""
     t = builder.fmul(x, _all(-1.4426950408889634))
     t = _call(builder, "minnum", _call(builder, "maxnum", t, _all(-126.0)), _all(126.0))
     n = _call(builder, "floor", builder.fadd(t, _all(0.5)))
@@ -166,9 +166,8 @@ def _conv(maps, op, filters, offsets, values, biases, first, last):
     for v in range(0, vectors, registers):
         n, t = min(registers, vectors - v), v * LANES
         for o in range(first, last):
-            found = filters[op.filter + o]
-            begin, end, w = found[0], found[1], val + 4 * (found[2] - found[0] * size)
-            b = biases.ctypes.data + 4 * found[3]
+            begin, end, value, bias = filters[op.filter + o]
+            w, b = val + 4 * (value - begin * size), biases.ctypes.data + 4 * bias
             dst = op.dst_at + o * size * op.dst_plane + t
             add = op.add_at + o * size * op.add_plane + t if op.add_at >= 0 else -1
             _tile(size, n, address, off, w, begin, end, op.src_at + t, dst, op.dst_plane, add, op.add_plane, b, op.silu)
@@ -183,10 +182,8 @@ def _move(maps, source, op, first, last):
     for item in range(first, last):
         down, right = item // op.channels // 2, item // op.channels % 2
         for y in range(op.height):
-            row, line = (
-                op.dst_at + item * op.dst_plane + y * op.dst_pitch,
-                2 * y + down if op.size == -2 else y // op.size,
-            )
+            row = op.dst_at + item * op.dst_plane + y * op.dst_pitch
+            line = 2 * y + down if op.size == -2 else y // op.size
             start = op.src_at + item % op.channels * op.src_plane + line * op.src_pitch + right
             if op.size == 1:
                 for x in range(op.width):

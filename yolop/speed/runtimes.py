@@ -1,38 +1,27 @@
-"""The same network in other runtimes: exported, quantised, loaded, timed each in a process of its own.
-
-Thread pools disturb each other inside one process: with four runtimes in one, PyTorch takes two to three times as long. So
-each runs alone, and two processes take turns, block by block, while the other one waits.
-"""
+"""The same network in other runtimes: exported, quantised to 8 bits, loaded, and described for other programs."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from yolop.files import write_atomically
 from yolop.measure import latency
 from yolop.network.head import STRIDES, decode_arrays
 from yolop.network.yolov5 import Wired
-from yolop.specs import RUNTIMES, RoadTimesSpec, require
-from yolop.store import write_atomically
+from yolop.specs import require
+from yolop.speed_specs import RUNTIMES
 
-PAUSE_S = 0.005  # after which the waiting threads of the other process have gone to sleep
-FILES = {  # what a runtime reads
-    "onnxruntime": ("model.onnx",),
-    "openvino": ("model.xml", "model.bin"),
-    "openvino-bf16": ("model.xml", "model.bin"),
-    "openvino-int8": ("model.xml", "model.bin"),
-    "ncnn": ("model.ncnn.param", "model.ncnn.bin"),
-}
+FILES = {"onnxruntime": ("model.onnx",), "ncnn": ("model.ncnn.param", "model.ncnn.bin")}  # what a runtime reads
+FILES |= dict.fromkeys(("openvino", "openvino-bf16", "openvino-int8"), ("model.xml", "model.bin"))
 
 
 def export(model: nn.Module, runtime: str, imgsz: int, folder: Path, calibration: np.ndarray | None = None) -> None:
@@ -42,7 +31,7 @@ def export(model: nn.Module, runtime: str, imgsz: int, folder: Path, calibration
     ncnn, which knows no more than four dimensions, it is the three maps before decoding, "out0" to "out2".
 
     Args:
-        model: as of `models.fused`.
+        model: as of `yolov5.fused`.
         calibration: (n, 3, imgsz, imgsz) uint8 photographs of the train split; needed for "openvino-int8".
     """
     require(runtime in FILES, "runtime", runtime, "one of " + ", ".join(FILES))
@@ -63,15 +52,8 @@ def export(model: nn.Module, runtime: str, imgsz: int, folder: Path, calibration
 def _to_onnx(model: nn.Module, imgsz: int, path: Path) -> None:
     with warnings.catch_warnings():  # the exporter of torch.export takes ten times as long and renames all layers
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            (torch.zeros(1, 3, imgsz, imgsz),),
-            path,
-            input_names=["images"],
-            output_names=["predictions"],
-            opset_version=17,
-            dynamo=False,
-        )
+        names = {"input_names": ["images"], "output_names": ["predictions"]}
+        torch.onnx.export(model, (torch.zeros(1, 3, imgsz, imgsz),), path, **names, opset_version=17, dynamo=False)
 
 
 def _to_ncnn(model: nn.Module, imgsz: int, folder: Path) -> None:
@@ -85,31 +67,22 @@ def _to_ncnn(model: nn.Module, imgsz: int, folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode or not all((folder / name).exists() for name in FILES["ncnn"]):
         raise RuntimeError(f"pnnx could not convert the model: {done.stderr[-500:] or done.stdout[-500:]}")
-    for path in folder.iterdir():
-        if path.is_file() and path.name.startswith("model") and path.name not in FILES["ncnn"]:
-            path.unlink()
-    for path in folder.glob("*.py"):
-        path.unlink()
+    for path in [*folder.glob("model*"), *folder.glob("*.py")]:
+        if path.name not in FILES["ncnn"]:
+            path.unlink(missing_ok=True)  # model_ncnn.py is found twice
 
 
 def _quantised(network, calibration: np.ndarray):
     """Weights and activations in 8 bits by NNCF's post-training quantisation; the arithmetic of decoding stays as it is."""
     import logging
-    import os
 
-    os.environ["NNCF_CI"] = "1"  # nothing is reported to anyone
     import nncf
 
     nncf.set_log_level(logging.ERROR)
     images = [image[None].astype(np.float32) / 255 for image in calibration]
     decoding = nncf.IgnoredScope(patterns=[r"/model\.24/(?!m\.).*"], validate=False)
-    return nncf.quantize(
-        network,
-        nncf.Dataset(images),
-        subset_size=len(images),
-        preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=decoding,
-    )
+    options = {"subset_size": len(images), "preset": nncf.QuantizationPreset.MIXED, "ignored_scope": decoding}
+    return nncf.quantize(network, nncf.Dataset(images), **options)
 
 
 def load(runtime: str, folder: Path | None, model: nn.Module, imgsz: int, threads: int) -> Callable:
@@ -117,7 +90,7 @@ def load(runtime: str, folder: Path | None, model: nn.Module, imgsz: int, thread
 
     Args:
         runtime: "pytorch" (the faster of its two memory layouts), "sparse" (ours), or one that reads files of `export`.
-        model: as of `models.fused`; what "pytorch" and "sparse" run, and what decodes for ncnn.
+        model: as of `yolov5.fused`; what "pytorch" and "sparse" run, and what decodes for ncnn.
     """
     require(runtime in RUNTIMES, "runtime", runtime, "one of " + ", ".join(RUNTIMES))
     torch.set_num_threads(threads)
@@ -208,88 +181,3 @@ def describe(folder: Path, runtime: str, names: tuple[str, ...], imgsz: int, anc
             "anchors": anchors,
         }
     write_atomically(folder / "model.json", json.dumps(content, indent=1) + "\n")
-
-
-# --- timing: two processes in turns -----------------------------------------------------------------------------------
-
-
-class Worker:
-    """A process of its own that makes a call and times it on demand; it is ready when this object is.
-
-    Processes are made one after the other: two that start together disturb each other's choices and warm-up.
-    """
-
-    def __init__(self, label: str, make: Callable[..., Callable[[], object]], *arguments):
-        self.label, context = label, get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, make, *arguments), daemon=True)
-        self.process.start()
-        theirs.close()
-        self._answer()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.connection.close()
-        self.process.join(10)
-
-    def block(self, calls: int) -> list[float]:
-        """Milliseconds of so many calls, after one that finds the caches cold."""
-        time.sleep(PAUSE_S)
-        self.connection.send(calls + 1)
-        return self._answer()[1:]
-
-    def _answer(self) -> list[float]:
-        try:
-            answer = self.connection.recv()
-        except EOFError:
-            answer = "its process ended"
-        if isinstance(answer, str):
-            self.__exit__()
-            raise RuntimeError(f"{self.label} could not be timed: {answer}")
-        return answer
-
-
-def paired(workers: dict[str, Worker], rounds: int, calls: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Milliseconds of every call, (rounds, calls) per label: a round asks each worker for a block, in an order drawn anew."""
-    times_ms = {label: np.empty((rounds, calls)) for label in workers}
-    for round_, label in latency.turns(workers, rounds, seed):
-        times_ms[label][round_] = workers[label].block(calls)
-    return times_ms
-
-
-def in_turns(baseline: tuple, jobs: Iterable[tuple[str, tuple]], spec: RoadTimesSpec, seed: int = 0) -> Iterator:
-    """(label, times of "baseline" and "other" as of `paired`) of each job, whose process takes turns with the baseline's.
-
-    A job is what makes a call, and its arguments. Of the spec: rounds and calls.
-    """
-    with Worker("baseline", *baseline) as first:
-        for label, job in jobs:
-            with Worker(label, *job) as second:
-                yield label, paired({"baseline": first, "other": second}, spec.rounds, spec.calls, seed)
-
-
-def in_one_process(baseline: tuple, jobs: Iterable[tuple[str, tuple]], spec: RoadTimesSpec, seed: int = 0) -> Iterator:
-    """As `in_turns`, but all in this process, for a quick look only."""
-    for label, job in jobs:
-        with latency.threads(spec.threads):
-            made = {"baseline": baseline, "other": job}
-            calls = {name: make(*arguments) for name, (make, *arguments) in made.items()}
-            times_ms = latency.rounds_of(calls, spec.rounds, spec.calls)
-        yield label, times_ms
-
-
-def serve(connection, make: Callable[..., Callable[[], object]], *arguments) -> None:
-    """In a process of its own: make a call, then time it as often as asked, until nobody asks any more."""
-    try:
-        call = make(*arguments)
-        for _ in range(10):
-            call()
-        connection.send([])
-        while True:
-            connection.send(latency.block(call, connection.recv()))
-    except EOFError:
-        return
-    except Exception as error:  # whatever a runtime raises belongs into the message of the process that asked
-        connection.send(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Zeros into speed. Here: what PyTorch's own sparse tensors do for the convolutions of a network today.
+"""What PyTorch's own sparse tensors do for the convolutions of a network today.
 
 The paper ends with the hope that sparse tensors will one day make pruned weights fast. A convolution with kernel 1 is a
 matrix product, one with a larger kernel becomes one after `unfold`; sparse matrices times dense ones exist. So the question
@@ -8,15 +8,17 @@ can be asked of PyTorch as it is: which layouts does `conv2d` take, and from whi
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from yolop.measure import latency
-from yolop.network import yolov5
-from yolop.specs import ModelSpec, SparseTensorSpec
+from yolop.shapes import convolutions_of
+from yolop.speed_specs import SparseTensorSpec
+from yolop.store import Record
 
 LAYOUTS = {  # each takes the weight of a 1x1 convolution as conv2d has it, or as a matrix where the layout has no other
     "COO": torch.Tensor.to_sparse_coo,
@@ -26,25 +28,17 @@ LAYOUTS = {  # each takes the weight of a 1x1 convolution as conv2d has it, or a
     "2:4": lambda weight: torch.sparse.to_sparse_semi_structured(weight.flatten(1)),
 }
 TIMED = ("COO", "CSR")
+SHAPE = ("c1", "c2", "kernel", "stride", "side")  # side: of the input, in px
 
 
-def convolution_shapes(model: ModelSpec, imgsz: int) -> list[dict]:
-    """Each different convolution of a model once: c1, c2, kernel, stride, input side in pixels, how often it occurs."""
-    network, seen = yolov5.build(model, 1).eval(), {}
-
-    def note(conv: nn.Conv2d, inputs, _):
-        key = (conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], inputs[0].shape[-1])
-        seen[key] = seen.get(key, 0) + 1
-
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(note)
-    with torch.inference_mode():
-        network(torch.zeros(1, 3, imgsz, imgsz))
-    return [dict(zip(("c1", "c2", "kernel", "stride", "side"), k, strict=True), count=n) for k, n in seen.items()]
+def different_shapes(spec: SparseTensorSpec) -> list[dict]:
+    """Each different convolution of the model once, by what SHAPE names, and its `count`: how often it occurs."""
+    convs = convolutions_of(spec.model, 1)
+    seen = Counter((conv.c1, conv.c2, conv.kernel, conv.stride, spec.imgsz // conv.scale) for conv in convs)
+    return [dict(zip(SHAPE, shape, strict=True), count=n) for shape, n in seen.items()]
 
 
-def torch_formats(spec: SparseTensorSpec) -> list[dict]:
+def compute(spec: SparseTensorSpec, parents: dict[str, Record], folder: Path) -> dict:
     """Rows of two kinds: `conv2d` tried with sparse weights of every layout, and the detour as a matrix product, timed.
 
     Timed rows carry latency_ms of sparse, `ratio` to the faster of the two dense ways for the same layer, conv2d and the
@@ -56,13 +50,12 @@ def torch_formats(spec: SparseTensorSpec) -> list[dict]:
     rows = [_try_conv2d(name, to_layout) for name, to_layout in LAYOUTS.items()]
     generator = torch.Generator().manual_seed(0)
     with latency.threads(spec.threads), torch.inference_mode():
-        for shape in convolution_shapes(spec.model, spec.imgsz):
+        for shape in different_shapes(spec):
             dense_path = ""
             for sparsity in spec.sparsities:
-                found = _time_layer(spec, shape, sparsity, generator, dense_path)
-                dense_path = found[0]["dense_path"]  # decided once per layer
-                rows += found
-    return rows
+                rows += _time_layer(spec, shape, sparsity, generator, dense_path)
+                dense_path = rows[-1]["dense_path"]  # decided once per layer
+    return {"rows": rows}
 
 
 def _try_conv2d(name: str, to_layout) -> dict:
@@ -75,10 +68,9 @@ def _try_conv2d(name: str, to_layout) -> dict:
     return row
 
 
-def _time_layer(
-    spec: SparseTensorSpec, shape: dict, sparsity: float, generator: torch.Generator, dense: str
-) -> list[dict]:
-    c1, c2, k, s, side = (shape[name] for name in ("c1", "c2", "kernel", "stride", "side"))
+def _time_layer(spec: SparseTensorSpec, shape: dict, sparsity: float, generator, dense: str) -> list[dict]:
+    """A row for each layout of TIMED; `dense`: the faster dense way if it is known, else it is measured first."""
+    c1, c2, k, s, side = (shape[name] for name in SHAPE)
     weight = torch.randn(c2, c1, k, k, generator=generator)
     weight.view(-1)[torch.randperm(weight.numel(), generator=generator)[: round(sparsity * weight.numel())]] = 0
     image, padding = torch.randn(1, c1, side, side, generator=generator), (2 if k == 6 else k // 2)
@@ -92,18 +84,14 @@ def _time_layer(
     calls |= {name: partial(product, LAYOUTS[name](weight.flatten(1))) for name in TIMED}
     expected = calls["conv2d"]()
     if not dense:
-        both = latency.measure({k: calls[k] for k in ("conv2d", "matrix product")}, "conv2d", spec.rounds, spec.calls)
+        ways = {name: calls[name] for name in ("conv2d", "matrix product")}
+        both = latency.measure(ways, "conv2d", spec.rounds, spec.calls)
         dense = "matrix product" if both[1]["ratio"] < 1 else "conv2d"
-    rows = []
-    for row in latency.measure({k: calls[k] for k in (dense, *TIMED)}, dense, spec.rounds, spec.calls, warmup=3)[1:]:
+    path, rows = "matrix product" if k == s == 1 else "unfold, then matrix product", []
+    ways = {name: calls[name] for name in (dense, *TIMED)}
+    for row in latency.measure(ways, dense, spec.rounds, spec.calls, warmup=3)[1:]:
         name = row.pop("label")
-        about = {
-            "path": "matrix product" if k == s == 1 else "unfold, then matrix product",
-            "layout": name,
-            "runs": True,
-            "sparsity": sparsity,
-            "dense_path": dense,
-            "max_difference": (calls[name]().view_as(expected) - expected).abs().max().item(),
-        }
-        rows.append(about | shape | row)
+        difference = (calls[name]().view_as(expected) - expected).abs().max().item()
+        about = {"path": path, "layout": name, "runs": True, "sparsity": sparsity, "dense_path": dense}
+        rows.append(about | {"max_difference": difference} | shape | row)
     return rows

@@ -12,7 +12,6 @@ import copy
 import hashlib
 import json
 import random
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from safetensors.torch import load, save
 
 from yolop import store
 from yolop.specs import canonical
+from yolop.specs import identity as identity_of
 
 EVERY_S = 60.0  # kept at the first end of an epoch after so many seconds
 DIGEST = 64  # bytes of the checksum
@@ -103,7 +103,7 @@ def _restore(trainer, parts: dict, numbers: dict) -> None:
 
 def identity(trainer) -> dict:
     """What the bits of a training depend on."""
-    spec = json.loads(canonical(asdict(trainer.spec)))
+    spec = json.loads(canonical(identity_of(trainer.spec)))
     return {"spec": spec, "versions": store.versions(), "threads": torch.get_num_threads(), "host": store.host()}
 
 

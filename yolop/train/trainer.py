@@ -13,6 +13,7 @@ import copy
 import os
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 from types import SimpleNamespace
 
 import cv2
@@ -22,21 +23,21 @@ from torch import nn
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import SETTINGS
 
-from yolop.data.datasets import Dataset, Kept
+from yolop.data import Dataset
+from yolop.data.images import Kept
+from yolop.data.load import dataset_of
+from yolop.files import StoreError, sha256
 from yolop.measure.evaluation import Validation, evaluate
-from yolop.network import channels, checkpoints, yolov5
+from yolop.network import channels, transfer, weights, yolov5
 from yolop.network.head import fit_anchors
-from yolop.specs import TrainSpec
-from yolop.store import UNFINISHED, StoreError, sha256
+from yolop.specs import SparseTrainSpec, TrainSpec
+from yolop.store import UNFINISHED, Record
 from yolop.train import resume
 
 RESAMPLES = 200  # of the test images, for intervals of mAP50 and of its differences
 torch.utils.deterministic.fill_uninitialized_memory = False  # deterministic without it, and a tenth faster
 
-INTEGRATIONS = ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
-SETTINGS.update(dict.fromkeys(INTEGRATIONS, False))  # nothing is reported to anyone, whatever is installed
 
 
 class TrainingError(RuntimeError):
@@ -177,19 +178,15 @@ class Trainer(DetectionTrainer):
             if self.best_state is None or fitness >= self.best_fitness:  # later wins among equals
                 self.best_fitness, self.best_epoch = fitness, epoch
                 self.best_state = copy.deepcopy(self.ema.ema.state_dict())
-            self.report(row, epoch, epochs)
+            report(self, row, epoch, epochs)
         self.curve.append(row)
         return {}, fitness
 
-    def report(self, row: dict, epoch: int, epochs: int) -> None:
-        """One line of progress that reads well in a saved notebook."""
-        seconds = time.perf_counter() - self.began
-        print(
-            f"{self.spec.label:<12} epoch {epoch:>3}/{epochs}  loss {row['box'] + row['obj'] + row['cls']:.4f}  "
-            f"val mAP50 {row['mAP50']:.3f}  mAP50-95 {row['mAP50_95']:.3f}  "
-            f"{seconds:4.0f} s, about {seconds / epoch * (epochs - epoch):.0f} s left",
-            flush=True,
-        )
+    def run_callbacks(self, event: str) -> None:
+        """Those that somebody added; never ultralytics' own, which report to whomever the environment holds a key for."""
+        for callback in self.callbacks.get(event, []):
+            if not callback.__module__.startswith("ultralytics.utils.callbacks"):
+                callback(self)
 
     def save_metrics(self, metrics: dict) -> None:
         """The curve is kept in memory and goes into the record. Now and then, all that is needed to go on from here."""
@@ -245,6 +242,17 @@ class Trainer(DetectionTrainer):
         """The record's own evaluation follows."""
 
 
+def report(trainer: Trainer, row: dict, epoch: int, epochs: int) -> None:
+    """One line of progress that reads well in a saved notebook."""
+    seconds = time.perf_counter() - trainer.began
+    print(
+        f"{trainer.spec.label:<12} epoch {epoch:>3}/{epochs}  loss {row['box'] + row['obj'] + row['cls']:.4f}  "
+        f"val mAP50 {row['mAP50']:.3f}  mAP50-95 {row['mAP50_95']:.3f}  "
+        f"{seconds:4.0f} s, about {seconds / epoch * (epochs - epoch):.0f} s left",
+        flush=True,
+    )
+
+
 def arguments(spec: TrainSpec, folder: Path, device: str) -> dict:
     """Every argument of ultralytics' trainer that could change a number, said explicitly (its defaults may move)."""
     h, s, v = spec.hsv
@@ -279,9 +287,9 @@ def initial_model(spec: TrainSpec, dataset: Dataset, parent: nn.Module | None) -
     boxes = np.concatenate(dataset.splits["train"].labels)[:, 3:] * spec.imgsz
     model = yolov5.build(spec.model, spec.nc, fit_anchors(boxes))
     if how == "matching":
-        checkpoints.transfer_matching(model, parent.state_dict())
+        transfer.transfer_matching(model, parent.state_dict())
     elif how == "largest-l1":
-        checkpoints.transfer_largest_l1(model, parent)
+        transfer.transfer_largest_l1(model, parent)
     return model
 
 
@@ -290,14 +298,11 @@ def train(
     dataset: Dataset,
     folder: Path,
     parent: nn.Module | None = None,
-    device: str = "cpu",
-    trainer_class: type[Trainer] = Trainer,
 ) -> dict:
     """Train, keep the EMA weights of the best epoch on val in `folder`/weights.safetensors, score them on test.
 
     Args:
         spec: what to do; `parent` is the model that `spec.init` speaks of.
-        trainer_class: `Trainer`, or one that trains otherwise.
         dataset: checked data with splits train, val, test.
 
     Returns:
@@ -311,12 +316,14 @@ def train(
     anchors = model.model[-1].anchors.tolist() if spec.model.head == "anchor" else None
     before = torch.get_num_threads()
     threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 16)
-    trainer = trainer_class(spec, model, dataset, folder, device, threads, parent=parent)
+    # by name, because `zeros` builds upon this module
+    kind = resolve_name("yolop.train.zeros:SparseTrainer") if isinstance(spec, SparseTrainSpec) else Trainer
+    trainer = kind(spec, model, dataset, folder, spec.device, threads, parent=parent)
     try:
         trainer.train()
         best = copy.deepcopy(trainer.ema.ema).eval().cpu().float()
         best.load_state_dict(trainer.best_state)
-        checkpoints.save_weights(best, folder / "weights.safetensors")
+        weights.save_weights(best, folder / "weights.safetensors")
         best = yolov5.fused(best)
         scores = {s: evaluate(best, Validation(dataset, s, spec.imgsz), RESAMPLES) for s in ("val", "test")}
     except torch.OutOfMemoryError as error:
@@ -334,3 +341,9 @@ def train(
         **({"resumed": trainer.resumed} if trainer.resumed else {}),
         **scores,
     }
+
+
+def compute(spec: TrainSpec, parents: dict[str, Record], folder: Path) -> dict:
+    """Train what a spec says, from its parent's weights where it names one; metrics as of `train`."""
+    parent = weights.model_of(parents["weights"]) if "weights" in parents else None
+    return train(spec, dataset_of(parents["data"]), folder, parent)

@@ -1,0 +1,89 @@
+"""Two processes take turns; what fails in one of them is told here, and none outlives its use."""
+
+import functools
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+
+import psutil
+import pytest
+
+from yolop.speed import in_turns
+from yolop.speed_specs import ConfigurationTimesSpec
+
+
+def counting(path):
+    """A call that notes its process, and takes long whenever it is the first after the warm-up or of a block of three."""
+
+    def call():
+        with path.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        mine = path.read_text().split().count(str(os.getpid())) - 1 - in_turns.WARMUP
+        time.sleep(0.3 if mine >= 0 and mine % 4 == 0 else 0)
+
+    return call
+
+
+def workers() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+def test_warm_processes_take_turns_and_the_first_call_of_a_block_does_not_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(in_turns, "PAUSE_S", 0.1)
+    job, spec = (counting, tmp_path / "calls"), ConfigurationTimesSpec("", (), 3, rounds=3, calls=3)
+    began, times = time.perf_counter(), in_turns.apart(("A", job), [("B", job)], spec)
+    (times_ms,) = times
+    assert {label: part.shape for label, part in times_ms.items()} == {"baseline": (3, 3), "other": (3, 3)}
+    assert max(part.max() for part in times_ms.values()) < 250
+    assert time.perf_counter() - began > 6 * (0.1 + 0.3)
+    calls = (tmp_path / "calls").read_text().split()
+    first, second = calls[0], calls[in_turns.WARMUP]
+    assert calls[:20] == [first] * 10 + [second] * 10 and str(os.getpid()) not in calls
+    blocks = [calls[i : i + 4] for i in range(20, len(calls), 4)]
+    assert len(blocks) == 6 and all(len(set(block)) == 1 for block in blocks)
+    assert all({a[0], b[0]} == {first, second} for a, b in zip(blocks[::2], blocks[1::2], strict=True))
+    assert not workers()
+
+
+@pytest.mark.parametrize(
+    ("job", "reason"),
+    [
+        ((int, "no number"), "ValueError: invalid literal"),
+        ((functools.partial, os._exit, 1), "its process ended"),
+    ],
+)
+def test_what_fails_in_the_other_process_is_told_here(job, reason):
+    with pytest.raises(RuntimeError, match=f"^n, ncnn could not be timed: {reason}"):
+        in_turns.Worker("n, ncnn", job)
+    assert not workers()
+
+
+def test_an_interrupt_leaves_no_process_behind(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Future, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        in_turns.Worker("", (functools.partial, time.sleep, 0))
+    assert not workers()
+
+
+KILLED = """
+import functools, time
+from yolop.speed import in_turns
+if __name__ == "__main__":
+    worker = in_turns.Worker("", (functools.partial, time.sleep, 0))
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
+    (tmp_path / "main.py").write_text(KILLED)
+    with subprocess.Popen([sys.executable, tmp_path / "main.py"], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "ready\n"
+        left = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    assert len(left) >= 1 and not psutil.wait_procs(left, timeout=20)[1]

@@ -1,0 +1,68 @@
+"""From records to data sets: the same content or a refusal, and what a record says of it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import configure, yolo_set
+
+from yolop.data import DatasetError, load, public
+from yolop.data.folder import read
+from yolop.data.load import compute, dataset_of, summary
+from yolop.files import StoreError
+from yolop.specs import DigitsSpec, FolderSpec, run_id
+from yolop.store import Record
+
+
+def record(spec, metrics, folder) -> Record:
+    return Record(run_id(spec), {}, metrics, {}, 0.0, {}, {}, folder, spec)
+
+
+def test_a_record_leads_back_to_its_digits(tmp_path):
+    spec = DigitsSpec(train=2, val=1, test=1, imgsz=96)
+    metrics = compute(spec, {}, tmp_path)
+    dataset = dataset_of(record(spec, metrics, tmp_path))
+    assert dataset.root == tmp_path / "dataset" and summary(dataset) == metrics
+    with pytest.raises(StoreError, match="committed without dataset"):
+        dataset_of(record(spec, metrics, None))
+
+
+def test_a_record_leads_back_to_the_folder_that_was_asked_for_and_notices_a_change(tmp_path):
+    root = yolo_set(tmp_path / "set")
+    digest = read(root / "data.yaml").digest
+    spec = FolderSpec("set", digest, str(root / "data.yaml"))
+    metrics = compute(spec, {}, tmp_path / "run")
+    assert (metrics["name"], metrics["digest"], metrics["splits"]["train"]["images"]) == ("set", digest, 3)
+    root.rename(tmp_path / "moved")
+    moved = record(FolderSpec("set", digest, str(tmp_path / "moved/data.yaml")), metrics, tmp_path / "run")
+    assert dataset_of(moved).digest == digest and moved.run_id == run_id(spec)
+    configure(tmp_path / "moved", names=["dog", "cat"])
+    with pytest.raises(DatasetError, match="its content has changed since data-set-[0-9a-f]{8} was recorded"):
+        dataset_of(moved)
+
+
+def test_a_name_without_a_path_is_a_public_set(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        load.public, "load", lambda *given: asked.append(given) or read(yolo_set(tmp_path / "set") / "data.yaml")
+    )
+    compute(FolderSpec("bccd", public.digest("bccd")), {}, tmp_path)
+    assert asked == [("bccd", tmp_path / "dataset")]
+
+
+def test_summary_counts_what_is_there(tmp_path):
+    root = yolo_set(tmp_path / "set")
+    image = Image.new("RGB", (20, 40), "red")
+    exif = image.getexif()
+    exif[0x0112] = 6  # taken with the camera on its side
+    image.save(root / "images/val/1.jpg", exif=exif)
+    assert list(load._quantiles(np.arange(101)).values()) == [0, 10, 50, 90, 100]
+    found = summary(read(root / "data.yaml"))
+    assert found == json.loads(json.dumps(found)) and found["names"] == ["cat", "dog"]
+    train, val = found["splits"]["train"], found["splits"]["val"]
+    assert (train["images"], train["boxes"], train["background_images"]) == (3, 6, 0)
+    assert train["boxes_per_class"] == {"cat": 2, "dog": 4}
+    assert train["box_width_px"] == {"min": 2.0, "p10": 2.0, "median": 3.0, "p90": 4.0, "max": 4.0}
+    assert train["box_height_px"]["max"] == 6.4 and train["image_height_px"]["median"] == 16
+    assert (val["background_images"], val["image_width_px"]["max"], val["image_height_px"]["max"]) == (1, 40, 20)

@@ -1,0 +1,79 @@
+"""The command line: which function each command calls, what it refuses, and with which exit status it ends."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import fields
+
+import pytest
+
+from yolop import __main__ as command_line
+from yolop.__main__ import main
+from yolop.files import StoreError
+from yolop.run import export, publish, runner, status, verify
+from yolop.run.notebooks import NotebookError
+from yolop.settings import Study
+from yolop.specs import SpecError
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["run", "--records", "old"], ["verify", "digits", "--only", "01"], ["export", "--format", "pt"], ["doctor", "x"]],
+)
+def test_unusable_command_line_is_refused(capsys, arguments):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("line", "module", "name", "values"),
+    [
+        ("run", runner, "run", ("digits", [], "", "fresh")),
+        ("run bccd --set a=1 b=2 --set c=3 --only 02", runner, "run", ("bccd", ["a=1", "b=2", "c=3"], "02", "fresh")),
+        ("run --records committed", runner, "run", ("digits", [], "", "committed")),
+        ("status bccd --set seeds=0", status, "status", ("bccd", ["seeds=0"])),
+        ("verify", verify, "verify", ("",)),
+        ("publish coco128", publish, "publish", ("coco128",)),
+        ("export --model n --seed 1 --format ncnn --out x", export, "export", ("digits", [], "n", 1, "ncnn", "x", 0.0, 0.0)),
+        ("export --sparsity 0.9", export, "export", ("digits", [], "p-best", None, "onnx", "export", 0.9, 0.0)),
+        ("export --channels-removed 0.2", export, "export", ("digits", [], "p-best", None, "onnx", "export", 0.0, 0.2)),
+    ],
+)
+def test_each_command_calls_its_function(monkeypatch, line, module, name, values):
+    called = []
+    monkeypatch.setattr(module, name, lambda *given: called.append(given))
+    assert main(line.split()) == 0 and called == [values]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (SpecError("epochs = 0"), 2, "yolop: epochs = 0"),
+        (StoreError("no record"), 1, "yolop: no record"),
+        (NotebookError("01 failed"), 1, "yolop: 01 failed"),
+        (KeyboardInterrupt(), 130, "start again"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "yolop: /x: No space left on device; "),
+    ],
+)
+def test_errors_are_one_message_and_a_status(monkeypatch, capsys, error, code, said):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(runner, "run", fails)
+    assert main(["run"]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_what_differs_is_no_success(monkeypatch):
+    monkeypatch.setattr(verify, "verify", lambda name: name == "digits")
+    assert (main(["verify", "digits"]), main(["verify"])) == (0, 1)
+
+
+def test_help_of_run_lists_every_setting_with_its_range(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["run", "--help"])
+    printed = capsys.readouterr().out
+    for item in fields(Study):
+        if item.name not in ("name", "digest"):
+            assert f"\n  {item.name:16} {item.metadata['meaning']}: {item.metadata['allowed']}" in printed
+    assert set(command_line.COMMANDS) == {"run", "status", "verify", "doctor", "publish", "export"}

@@ -1,0 +1,106 @@
+"""Tables say what the records say: the paper's rows, controls, shares, and what is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from yolop import PruneSpec, audit, open_study, points, speed_tables, tables
+from yolop.store import StoreError
+
+
+@pytest.fixture(scope="module")
+def study():
+    return open_study("bccd")
+
+
+@pytest.fixture(scope="module")
+def best(study):
+    return study.model("p-best")
+
+
+def test_sparsities_of_the_papers_rows(best):
+    table = tables.paper_rows(audit.figure(4), best, "l1-unstructured", 4)
+    counts = table.groupby("conv")["sparsity"].nunique()
+    assert counts.tolist() == [2, 3, 3]  # three readings, but one ratio for all modules reads alike in two of them
+    any_conv = table[table["reading"] == "any Conv"].reset_index()
+    assert (any_conv["sparsity"] < any_conv["conv"]).all()  # what Detect and batch norm hold is out of reach
+    assert (any_conv["sparsity"] > 0.95 * any_conv["conv"]).all()
+    own = table[(table["reading"] == "own") & (table["conv"] == 0.3)].iloc[0]
+    assert own["sparsity"] < any_conv["sparsity"].max()  # there SPPF is really cut at 0.1 only
+
+
+def test_a_sweep_point_is_the_unpruned_model_at_ratio_0(best):
+    dense = best.pruned_score(PruneSpec())
+    assert dense.mAP50 == best.score("test").mAP50 and dense.sparsity == 0
+
+
+def test_the_control_has_the_sparsity_of_the_ratios_by_type(best):
+    uniform, by_type = (best.pruned_score(PruneSpec("l1-unstructured", 0.3, c3, c3)) for c3 in (0.3, 0.1))
+    even = best.even(by_type)
+    assert even.sparsity == pytest.approx(by_type.sparsity, abs=2e-5) and uniform.sparsity > 1.5 * even.sparsity
+    for seed in even.by_seed:
+        assert seed["conv"] == seed["c3"] == seed["sppf"] < 0.3
+
+
+def test_known_points_need_no_work_in_any_order(best):
+    """A reader of committed records changes ratios to a part of those that are there."""
+    some = open_study("bccd", "ratios=0.2,0.1").model("p-best")
+    all_points, chosen = (m.pruned(points("l1-global", m.study.settings.ratios)) for m in (best, some))
+    key = ["training_seed", "ratio"]
+    both = chosen.merge(all_points, on=key, suffixes=("", "_all"))
+    assert len(both) == len(chosen) == 6 and (both["mAP50"] == both["mAP50_all"]).all()
+    with pytest.raises(StoreError, match='records="fresh"'):
+        best.pruned(points("l1-global", (0.123,)))
+
+
+def test_sweeps_average_over_training_seeds():
+    point = {"method": "m", "modules": "all", "seed": 0, "ratio": 0.1, "sparsity": 0.1, "mAP50_95": 0.1}
+    rows = [point | {"mAP50": score, "training_seed": seed} for seed, score in enumerate((0.8, 0.9, 1.0))]
+    table = tables.sweeps(pd.DataFrame(rows))
+    assert table["mAP50"].item() == pytest.approx(0.9) and table["mAP50_sd"].item() == pytest.approx(0.1)
+    assert "mAP50_sd" not in tables.sweeps(pd.DataFrame(rows[:1]))
+
+
+def test_the_largest_ratio_stops_at_the_first_that_fails():
+    rows = [{"method": "m", "modules": "all", "ratio": r, "mAP50": m} for r, m in ((0.1, 0.9), (0.2, 0.5), (0.3, 0.9))]
+    assert tables.largest_ratio(pd.DataFrame(rows), 0.8) == {"m": "up to a ratio of 0.1"}
+    assert tables.largest_ratio(pd.DataFrame(rows), 0.95) == {"m": "at no ratio tried"}
+
+
+def test_roles_tell_baseline_and_control(study):
+    table = tables.timing(study.timing("pruned"))
+    assert table["role"].tolist() == ["baseline", *["variant"] * 6, "control"]
+    assert table.loc[0, "ratio"] == 1 and table.loc[7, "ratio"] != 1
+
+
+def test_shares_of_parameters_add_up(study):
+    modules = tables.by_module(**{label: study.layers()[label] for label in ("n", "p")})
+    assert modules.groupby("label")["parameters_pct"].sum().tolist() == pytest.approx([100, 100])
+    assert tables.share_pct(modules, "p", "Conv", "C3", "SPPF", "Detect") == pytest.approx(100)
+
+
+def test_fine_tuned_n_has_the_times_of_n_and_scores_of_its_own(study):
+    table = speed_tables.configurations(study)
+    groups = {"none", "sparse", "runtime", "zeros elsewhere", "p", "channels", "resolution", "fine-tuned"}
+    assert table["what"].is_unique and set(table["group"]) == groups
+    whole = table[(table["imgsz_px"] == 320) & (table["runtime"] == "openvino") & (table["sparsity"] == 0)].set_index("group")
+    n, control = whole.loc["runtime"], whole.loc["fine-tuned"]
+    assert n["latency_ms"] == control["latency_ms"] and n["mAP50_95"] != control["mAP50_95"]
+    front = table[table["front"]].sort_values("ratio")
+    assert front["mAP50_95"].is_monotonic_increasing  # a slower one on the front is more accurate
+
+
+def test_a_study_without_zeros_has_empty_tables_and_says_so():
+    study = open_study("coco128")
+    layers = speed_tables.atlas(study)
+    assert layers.empty and speed_tables.uniform(study, layers).empty and speed_tables.trained_zeros(study).empty
+    assert "bccd does" in speed_tables.answer(layers, layers, study.settings)
+    assert str(speed_tables.weighted_ratio(layers, "n", 0.3)) == "no engine was timed in this study"
+
+
+def test_kept_shares_are_of_the_control(study):
+    table = speed_tables.trained_zeros(study).set_index(["allocation", "sparsity_of_weights", "channels_removed"])
+    assert table.loc[("", 0.0, 0.0), "kept_pct"] == 100
+    assert (table["kept_low_pct"] <= table["kept_pct"]).all() and np.isfinite(table["kept_pct"]).all()

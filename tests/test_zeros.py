@@ -1,0 +1,131 @@
+"""Zeros that are trained in: as many as asked, where asked, and they stay: saved, loaded, trained further, exported."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from support import tiny_digits, tiny_spec
+
+from yolop.measure import pruning
+from yolop.network import channels, weights, yolov5
+from yolop.network.head import Loss
+from yolop.specs import MODELS, SparseTrainSpec, SpecError
+from yolop.train import trainer
+from yolop.train import zeros as gradual
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_digits(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def parent(data):
+    torch.manual_seed(0)
+    return yolov5.build(MODELS["p"], data.nc).eval()
+
+
+def trained(data, folder, parent, **changes):
+    """Metrics of a short training, and the model read back from its file."""
+    folder.mkdir()
+    spec = tiny_spec(data, SparseTrainSpec, **{"val_every": 1, "init": "matching:x", "sparsity": 0.8} | changes)
+    metrics = trainer.train(spec, data, folder, parent)
+    return metrics, weights.load_weights(yolov5.build(MODELS["p"], data.nc), folder / "weights.safetensors")
+
+
+def zeros(model) -> dict[str, torch.Tensor]:
+    return {name: conv.weight == 0 for name, conv, _ in pruning.layers(model)}
+
+
+@pytest.mark.parametrize("allocation", ["global", "layer", "random"])
+def test_the_share_of_zeros_is_the_one_asked_for(data, parent, tmp_path, allocation):
+    metrics, model = trained(data, tmp_path / "run", parent, allocation=allocation)
+    assert pruning.weight_sparsity(model) == pytest.approx(0.8, abs=0.002)
+    shares = [float(z.float().mean()) for z in zeros(model).values()]
+    even = max(shares) - min(shares) < 0.03
+    assert even == (allocation != "global")
+    assert metrics["best_epoch"] == 2  # 60 % of two epochs lie in the second: before it, zeros are still to come
+
+
+def test_zeros_stay_when_saved_loaded_trained_further_and_exported(data, parent, tmp_path):
+    import onnx
+
+    from yolop.speed import runtimes
+
+    # of each layer: ranked over all layers of an untrained network whole layers become zero, and ONNX keeps one of them
+    _, first = trained(data, tmp_path / "1", parent, allocation="layer")
+    _, second = trained(data, tmp_path / "2", first, sparsity=0.0)  # asks for none, starts with many
+    before, after = zeros(first), zeros(second)
+    assert all((after[name] | ~before[name]).all() for name in before)
+    assert any(
+        not torch.equal(a.weight, b.weight)
+        for (_, a, _), (_, b, _) in zip(*map(pruning.layers, (first, second)), strict=True)
+    )
+    (tmp_path / "out").mkdir()
+    runtimes.export(yolov5.fused(second), "onnxruntime", 64, tmp_path / "out")
+    weights = [onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "out/model.onnx").graph.initializer]
+    weights = [w for w in weights if w.ndim == 4]
+    assert sum((w == 0).sum() for w in weights) >= sum(int(z.sum()) for z in after.values())
+
+
+def test_the_same_seed_gives_the_same_zeros(data, parent, tmp_path):
+    one, two = (trained(data, tmp_path / name, parent)[0] for name in "ab")
+    assert one == two
+
+
+def test_a_model_that_agrees_with_its_teacher_is_at_the_minimum(data, parent):
+    """Moving a map away from the teacher's can only cost."""
+    spec = SparseTrainSpec(MODELS["p"], "p", "", data.nc, 64, 1, precision="float32")
+    criterion = gradual.Distillation(Loss(parent.model[-1]), parent, spec)
+    image = torch.rand(2, 3, 64, 64)
+    student = copy.deepcopy(criterion.teacher)
+    with torch.no_grad():
+        raw = student(image)
+        batch = {"img": image, "batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
+
+        def soft(maps):
+            return float(criterion(maps, batch)[0] - criterion.loss(maps, batch)[0])
+
+        same = soft(raw)
+        for column in (0, 4, 5):
+            moved = [x.clone() for x in raw]
+            moved[0][..., column] += 1
+            assert soft(moved) > same + 1e-6
+    assert copy.deepcopy(criterion) is criterion
+
+
+def test_removed_channels_are_gone_and_the_file_remembers_the_widths(data, parent, tmp_path):
+    narrow = channels.remove_channels(parent, 0.5)
+    count = sum(p.numel() for p in narrow.parameters())
+    assert 0.2 < count / sum(p.numel() for p in parent.parameters()) < 0.45
+    kept = {name: m.out_channels for name, m in narrow.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    assert all(width % 8 == 0 for name, width in kept.items() if ".24." not in name)
+    assert {w for name, w in kept.items() if ".24." in name} == {3 * (5 + data.nc)}
+    weights.save_weights(narrow, tmp_path / "narrow.safetensors")
+    again = weights.load_weights(yolov5.build(MODELS["p"], data.nc), tmp_path / "narrow.safetensors").eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(image), narrow.eval()(image))
+    metrics, _ = trained_narrow(data, tmp_path / "run", parent)
+    assert metrics["parameters"] == count and np.isfinite(metrics["curve"][-1]["box"])
+    with pytest.raises(SpecError, match="ratio"):
+        channels.remove_channels(parent, 1.0)
+
+
+def trained_narrow(data, folder, parent):
+    return trained(data, folder, parent, sparsity=0.0, init="narrowed-0.5:x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sparsity": 1.0}, "sparsity"),
+        ({"allocation": "best"}, "allocation"),
+        ({"pruned_by": 0}, "pruned_by"),
+        ({"distill": -1}, "distill"),
+    ],
+)
+def test_impossible_requests_are_refused(change, message):
+    with pytest.raises(SpecError, match=message):
+        SparseTrainSpec(MODELS["p"], "p", "", 3, 64, 1, **change)

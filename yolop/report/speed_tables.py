@@ -1,0 +1,254 @@
+"""Tables of notebook 05: what zeros, fewer channels and other runtimes do to accuracy and time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from yolop.paper.claims import NotRun, Readings
+from yolop.report.scores import Ratio, Score, Timing
+from yolop.report.tables import timing
+from yolop.settings import Study
+from yolop.study import beyond
+from yolop.study.names import NAMES, RUNTIME_NAMES, ZEROS
+
+if TYPE_CHECKING:
+    from yolop.report.opened import OpenStudy
+
+
+NOTHING = NotRun("no engine was timed in this study")
+
+
+def pruned_timing(times: Timing) -> pd.DataFrame:
+    """Inference time of p (best), dense and with zeros, and the equivalence test for "no change"."""
+    return timing(times, {"p-best": NAMES["p-best"]})
+
+
+def widest(ratios: list[Ratio]) -> str:
+    """The lowest and the highest end of some intervals, in words."""
+    return f"{min(ratio.low for ratio in ratios):.3f} to {max(ratio.high for ratio in ratios):.3f}"
+
+
+def refusals(tensors: pd.DataFrame) -> pd.DataFrame:
+    """`conv2d` asked to work with sparse weights, layout by layout, in the installed PyTorch."""
+    table = tensors.loc[tensors["path"] == "conv2d", ["layout", "runs", "error"]].reset_index(drop=True)
+    return table.assign(runs=table["runs"].map({True: "yes", False: "no"}))
+
+
+def layouts_that_run(table: pd.DataFrame) -> tuple[Readings, str]:
+    """How many sparse layouts conv2d takes, from `refusals`; in words how many it refuses."""
+    runs = int((table["runs"] == "yes").sum())
+    return Readings(runs), f"conv2d refuses {len(table) - runs} of {len(table)} sparse layouts"
+
+
+def products(tensors: pd.DataFrame) -> pd.DataFrame:
+    """The detour as a sparse matrix product, per layer shape of p: time over the faster dense way (below 1: faster)."""
+    shape = ["layout", "path", "c1", "c2", "kernel", "stride", "side", "count", "sparsity", "dense_path", "latency_ms"]
+    table = tensors[tensors["path"] != "conv2d"].reset_index(drop=True)
+    whole = {name: int for name in ("c1", "c2", "kernel", "stride", "side", "count")}
+    return table[[*shape, "ratio", "ratio_low", "ratio_high", "max_difference"]].astype(whole)
+
+
+def products_break_even(table: pd.DataFrame) -> pd.DataFrame:
+    """For each sparsity: how many of p's different layers are faster as a sparse matrix product, and the median ratio."""
+    grouped = table.assign(faster=table["ratio_high"] < 1).groupby(["layout", "path", "sparsity"], sort=False)
+    return grouped.agg(
+        layers=("faster", "size"), layers_faster=("faster", "sum"), median_ratio=("ratio", "median"), best_ratio=("ratio", "min")
+    ).reset_index()  # fmt: skip
+
+
+def layers_that_gain(table: pd.DataFrame) -> tuple[Readings, str]:
+    """Share of layer runs that are faster at the lowest sparsity tried, which is the paper's highest; in words too."""
+    lowest = table[table["sparsity"] == table["sparsity"].min()]
+    faster, paying = int((lowest["ratio_high"] < 1).sum()), table.loc[table["ratio_high"] < 1, "sparsity"]
+    first = f"the first layer gains at {paying.min():g}" if len(paying) else "no layer gains at any sparsity tried"
+    text = f"at sparsity {table['sparsity'].min():g}, {faster} of {len(lowest)} layer runs are faster; {first}"
+    return Readings(faster / len(lowest)), text
+
+
+def atlas(study: OpenStudy) -> pd.DataFrame:
+    """Every different convolution of s, n and p at many sparsities: the engine's time over dense PyTorch's.
+
+    `n_count` and so on: how often a model has that shape. Rows with the role "control" time the dense way once more.
+    """
+    if not study.settings.trained_zeros:
+        return pd.DataFrame()
+    table = pd.DataFrame(study.record(beyond.atlas(study.graph)).metrics["rows"])
+    for label in study.settings.models:
+        table[f"{label}_count"] = [counts.get(label, 0) for counts in table["counts"]]
+    table["models"] = [", ".join(f"{n} x {model}" for model, n in counts.items()) for counts in table["counts"]]
+    table["role"] = table["sparsity"].isna().map({True: "control", False: "variant"})
+    shape = ["kernel", "stride", "c1", "c2", "side", "models", "sparsity", "path", "role", "dense_ms", "sparse_ms"]
+    counts = [f"{label}_count" for label in study.settings.models]
+    return table[[*shape, "ratio", "ratio_low", "ratio_high", *counts]]
+
+
+def break_even(table: pd.DataFrame) -> pd.DataFrame:
+    """The atlas in short: for each kind of convolution and sparsity, how many shapes gain, and the median speed-up."""
+    if table.empty:
+        return table
+    table = table[table["role"] == "variant"]
+    kind = table["kernel"].map("{0}x{0}".format) + table["stride"].map({1: "", 2: ", stride 2"})
+    table = table.assign(kind=kind, faster=table["ratio_high"] < 1, speed_up=1 / table["ratio"])
+    return table.groupby(["kind", "sparsity"]).agg(
+        shapes=("faster", "size"), shapes_faster=("faster", "sum"), median_speed_up=("speed_up", "median"),
+        best_speed_up=("speed_up", "max"),
+    ).reset_index()  # fmt: skip
+
+
+def weighted_ratio(table: pd.DataFrame, label: str, sparsity: float) -> Ratio | NotRun:
+    """Time of all convolutions of a model in the engine at a sparsity over the dense ones, added up from the atlas."""
+    if table.empty:
+        return NOTHING
+    rows = table[(table["sparsity"] == sparsity) & (table[f"{label}_count"] > 0)]
+    dense_ms = rows[f"{label}_count"] * rows["dense_ms"]
+    return Ratio(*((dense_ms * rows[name]).sum() / dense_ms.sum() for name in ("ratio", "ratio_low", "ratio_high")))
+
+
+def uniform(study: OpenStudy, layers: pd.DataFrame) -> pd.DataFrame:
+    """Whole networks with evenly spread zeros, random weights: the engine against PyTorch's dense n, at each image size.
+
+    `layers_predicted_ms`: what the atlas predicts from the layers alone (the rest: pooling, copies, decoding, waiting).
+    The row of dense n in PyTorch is the A/A control.
+    """
+    rows = []
+    if layers.empty:
+        return pd.DataFrame()
+    for imgsz in beyond.uniform_sizes(study.settings):
+        keys = beyond.uniform(study.settings)
+        times = dict(zip(keys, study.record(beyond.uniform_times(study.graph, imgsz)).metrics["rows"], strict=True))
+        for (label, runtime, sparsity), time in times.items():
+            own = layers[layers["sparsity"] == sparsity]
+            predicted = (own["sparse_ms"] * own[f"{label}_count"]).sum()
+            known = runtime == "sparse" and imgsz == study.settings.imgsz
+            row = {"label": label, "model": NAMES[label], "imgsz_px": imgsz, "runtime": RUNTIME_NAMES[runtime]}
+            row |= {"engine": runtime == "sparse", "sparsity": sparsity, "latency_ms": time["latency_ms"]}
+            row |= {"layers_predicted_ms": predicted if known else None}
+            row |= {name: time[name] for name in ("ratio", "ratio_low", "ratio_high")}
+            own_dense = times[label, "pytorch", 0.0]["ratio"]
+            rows.append(row | {"speed_up_over_own_dense": own_dense / time["ratio"]})
+    return pd.DataFrame(rows)
+
+
+def engine_ratio(table: pd.DataFrame, label: str, sparsity: float) -> Ratio | NotRun:
+    """Time of a whole network in the engine over dense n in PyTorch at the study's own image size, from `uniform`."""
+    if table.empty:
+        return NOTHING
+    own = table[table["engine"] & (table["label"] == label) & (table["sparsity"] == sparsity)]
+    return Ratio.of(own.sort_values("imgsz_px").iloc[0].to_dict())
+
+
+def trained_zeros(study: OpenStudy) -> pd.DataFrame:
+    """n made smaller while it trains, all from the same dense n and for as many steps: with zeros, or with channels removed.
+
+    `kept_pct`: of the mAP50-95 of the dense control with the same seeds, with its interval; NaN if that is 0.
+    """
+    if not study.settings.trained_zeros:
+        return pd.DataFrame()
+    settings, control, rows = study.settings, study.fine_tuned().score(), []
+    variants = [(share, "global" if share else "", 0.0) for share in settings.sparsities]
+    variants += [(settings.control_sparsity, allocation, 0.0) for allocation in ("layer", "random")]
+    variants += [(0.0, "", removed) for removed in sorted(set(settings.channels_removed))]
+    for sparsity, allocation, removed in variants:
+        score = study.fine_tuned(sparsity, allocation or "global", removed).score()
+        how = ZEROS[allocation] if allocation else f"{removed:.0%} of channels removed" if removed else "dense"
+        row = {"n": how, "sparsity_of_weights": sparsity, "allocation": allocation, "channels_removed": removed}
+        row |= {"seeds": len(settings.seeds)} | score.row("mAP50") | {"mAP50_95": score.mAP50_95}
+        kept = score.kept(control)
+        rows.append(row | {"kept_pct": kept.value, "kept_low_pct": kept.low, "kept_high_pct": kept.high})
+    return pd.DataFrame(rows)
+
+
+def channels_removed(study: OpenStudy) -> pd.DataFrame:
+    """n without shares of its channels, untrained: parameters and time in PyTorch, over those of the whole n.
+
+    `trained`: this study also trains what is left of n.
+    """
+    if not study.settings.channels_removed:
+        return pd.DataFrame()
+    table = pd.DataFrame(study.record(beyond.channel_times(study.graph)).metrics["rows"])
+    table = table.rename(columns={"removed": "channels_removed"})
+    table["role"] = ["baseline", *["variant"] * (len(table) - 2), "control"]
+    table["network"] = [f"n, {share:.0%} of channels removed" if share else "n" for share in table["channels_removed"]]
+    table.loc[table["role"] == "control", "network"] = "n (again)"
+    table["trained"] = table["channels_removed"].isin(study.settings.channels_removed)
+    columns = ["network", "role", "channels_removed", "parameters", "latency_ms", "ratio", "ratio_low", "ratio_high", "trained"]
+    return table.sort_values("channels_removed", kind="stable", ignore_index=True)[columns]
+
+
+def configurations(study: OpenStudy) -> pd.DataFrame:
+    """Every way to make n faster: mAP on test in its own runtime and square frames, time over dense n in PyTorch, file sizes.
+
+    Means over training seeds. `front`: no other is both faster and more accurate. Fine-tuned n is the same network as n and
+    has its times. The row of dense n in PyTorch is the A/A control.
+    """
+    graph, seeds = study.graph, study.settings.seeds
+    if not study.settings.trained_zeros:
+        return pd.DataFrame()
+    chosen, controls = beyond.options(graph, seeds[0]), beyond.controls(graph, seeds[0])
+    timed = study.record(beyond.times(graph)).metrics["rows"]
+    times = timed + timed[: len(controls)]  # both begin with n in every runtime, in the same order
+    scored = []
+    for seed in seeds:
+        parts = (beyond.scores(graph, make(graph, seed)) for make in (beyond.options, beyond.controls))
+        scored.append([row for part in parts for row in study.record(part).metrics["rows"]])
+    rows = []
+    for option, time, per_seed in zip(chosen + controls, times, zip(*scored, strict=True), strict=True):
+        score, setup = Score(per_seed), option.configuration
+        row = {"what": _in_words(option, study.settings.imgsz), "group": option.group, "runtime": setup.runtime}
+        row |= {"sparsity": option.sparsity, "channels_removed": option.channels_removed, "imgsz_px": setup.imgsz}
+        row |= {"seeds": len(seeds), "mAP50": score.mAP50} | score.row("mAP50_95")
+        row |= {name: time[name] for name in ("latency_ms", "ratio", "ratio_low", "ratio_high")}
+        rows.append(row | {name: per_seed[0][name] for name in ("file_mb", "compressed_mb")})
+    table = pd.DataFrame(rows)
+    better = [((table["ratio"] < r.ratio) & (table["mAP50_95"] >= r.mAP50_95)).any() for r in table.itertuples()]
+    return table.assign(front=[not beaten for beaten in better])
+
+
+def _in_words(option: beyond.Option, imgsz: int) -> str:
+    """How tables and figures call an option."""
+    network = {
+        "n": "n", "p-best": "p (best.pt)", "fine-tuned": "n, fine-tuned", "zeros": f"n, {option.sparsity:.0%} zeros",
+        "channels": f"n, {option.channels_removed:.0%} of channels removed",
+    }[option.network]  # fmt: skip
+    setup = option.configuration
+    return f"{network}, {RUNTIME_NAMES[setup.runtime]}" + (f", {setup.imgsz} px" if setup.imgsz != imgsz else "")
+
+
+def at_control(trained: pd.DataFrame, settings: Study) -> pd.Series:
+    """The row of `trained_zeros` with the smallest of all weights zeroed, at the sparsity of the controls."""
+    at = (trained["allocation"] == "global") & (trained["sparsity_of_weights"] == settings.control_sparsity)
+    return trained[at].iloc[0]
+
+
+def answer(uniform: pd.DataFrame, trained: pd.DataFrame, settings: Study) -> str:
+    """What zeros bring when something skips them, in words."""
+    if uniform.empty:
+        return "This study trains no zeros and times no engine that skips them; bccd does."
+    faster = {share: 1 / engine_ratio(uniform, "n", share).value for share in (0.0, 0.8, 0.9)}
+    row = at_control(trained, settings)
+    kept, low, high = (row[f"kept_{end}pct"] for end in ("", "low_", "high_"))
+    keeps = f"n keeps {kept:.0f} % ({low:.0f} to {high:.0f} %) of the mAP50-95 that the same training gives without zeros"
+    if kept != kept:
+        keeps = "there is nothing to keep: the same training without zeros has a mAP50-95 of 0"
+    return (
+        f"An engine that skips zeros runs n {faster[0.8]:.1f} times as fast as PyTorch at 80 % zeros and {faster[0.9]:.1f} "
+        f"times at 90 % (with none: {faster[0.0]:.2f} times). With {row['sparsity_of_weights']:.0%} zeros trained in, {keeps}."
+    )
+
+
+def advice(table: pd.DataFrame) -> str:
+    """Which configuration to take, in words: the most accurate within a quarter of dense n's time in PyTorch, and the fastest
+    that lose at most two points of its mAP50-95."""
+    if table.empty:
+        return "No configurations were measured in this study."
+    dense = table.loc[table["group"] == "none", "mAP50_95"].item()
+    within = table[table["ratio"] <= 0.25].nlargest(1, "mAP50_95")
+    best = f"Within a quarter of its time the most accurate is {_named(within)}. " if len(within) else ""
+    fastest = _named(table[table["mAP50_95"] >= dense - 0.02].nsmallest(3, "ratio"))
+    return f"Dense n in PyTorch has mAP50-95 {dense:.3f}. {best}The fastest that lose at most two points: {fastest}."
+
+
+def _named(rows: pd.DataFrame) -> str:
+    return "; ".join(f"{r.what} ({1 / r.ratio:.1f} times as fast, mAP50-95 {r.mAP50_95:.3f})" for r in rows.itertuples())

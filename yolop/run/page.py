@@ -1,0 +1,69 @@
+"""index.html: what the notebooks of a study show, as one page without code, scripts, or requests to anywhere."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import bleach
+from bleach.css_sanitizer import CSSSanitizer
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+
+INERT = {  # what Markdown may become: names of classes come from strangers
+    "tags": "a blockquote br code em h1 h2 h3 h4 h5 h6 hr li ol p pre strong table tbody td th thead tr ul".split(),
+    "attributes": {"a": ["href", "title"], "th": ["style"], "td": ["style"]},
+    "css_sanitizer": CSSSanitizer(allowed_css_properties=["text-align"]),
+}
+VERDICT = re.compile(r"<td[^>]*>(holds|does not hold|undecided|not run)</td>")
+HEADING = re.compile(r"<h([1-5])>(.*?)</h\1>", re.DOTALL)
+
+
+def page(books: list[NotebookNode], figures: Path, study: str) -> str:
+    """The page of a study: what its executed notebooks say and show, the last, which has the answer, first.
+
+    Args:
+        figures: a folder with the figures as SVG, which take the place of pictures in pixels.
+    """
+    cells = [_with_figures(deepcopy(cell), figures) for book in (books[-1], *books[:-1]) for cell in book.cells]
+    cells = [cell for cell in cells if "readme-ko" not in cell.metadata.get("tags", [])]
+    template = Path(__file__).parent / "template"
+    exporter = HTMLExporter(
+        template_name=template.name, extra_template_basedirs=[str(template.parent)], exclude_input=True,
+        exclude_anchor_links=True, filters={"inert_html": lambda text: bleach.clean(text, **INERT)},
+    )  # fmt: skip
+    title = f"Shrinking and pruning YOLOv5, reproduced: study {study}"
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+    book = NotebookNode(cells=cells, metadata=NotebookNode(), nbformat=4, nbformat_minor=5)
+    html, _ = exporter.from_notebook_node(book, {"title": title})
+    html = VERDICT.sub(lambda found: f'<td class="verdict {found[1].replace(" ", "-")}">{found[1]}</td>', html)
+    return _with_contents(html)
+
+
+def _with_figures(cell: NotebookNode, figures: Path) -> NotebookNode:
+    """A cell whose figures are SVG where `figures` has the file that they name, so that text stays text."""
+    for output in cell.get("outputs", []):
+        named = re.match(r"Drawn\(name='([\w-]+)'", output.get("data", {}).get("text/plain", ""))
+        if named and (figures / f"{named[1]}.svg").exists():
+            svg = (figures / f"{named[1]}.svg").read_text(encoding="utf-8")
+            for mark in (' id="', 'xlink:href="#', "url(#"):  # several figures share one page
+                svg = svg.replace(mark, f"{mark}{named[1]}-")
+            label = named[1].replace("-", " ")
+            output.data["image/svg+xml"] = f'<svg role="img" aria-label="{label}" ' + svg.split("<svg ", 1)[1]
+    return cell
+
+
+def _with_contents(html: str) -> str:
+    """The page with a table of contents; headings are one level lower than in the notebooks, below that of the page."""
+    head, body = html.split("<nav></nav>", 1)
+    contents = []
+
+    def placed(found: re.Match) -> str:
+        level, text, place = int(found[1]) + 1, found[2], f"s{len(contents) + 1}"
+        contents.append(f'<a href="#{place}"{" class=deeper" * (level > 2)}>{re.sub("<[^>]*>", "", text)}</a>')
+        return f'<h{level} id="{place}">{text}</h{level}>'
+
+    body = HEADING.sub(placed, body)
+    return f"{head}<nav>\n" + "\n".join(contents) + f"\n</nav>{body}"

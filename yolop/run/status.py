@@ -1,0 +1,122 @@
+"""What a study has and what is missing, notebook by notebook, by the ids of its records; and how long the rest will take."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import statistics
+from collections import Counter
+from contextlib import suppress
+from os.path import commonprefix
+
+from yolop import files, store
+from yolop.files import DamagedRecord, StoreError
+from yolop.report.opened import OpenStudy
+from yolop.settings import DATASETS, named_study, parse
+from yolop.specs import SpecError, SweepSpec
+from yolop.store import Record, Store
+from yolop.study.graph import Graph, Node
+from yolop.study.plan import by_notebook
+
+STATES = ("computed", "committed", "missing", "started", "damaged")
+NOTEBOOK_S = 4.0  # to start a kernel, read records and draw
+
+
+def opened(name: str, settings: list[str]) -> OpenStudy:
+    """The named study with some settings changed, `name=value` each; its data set is read if it is a folder.
+
+    Raises:
+        SpecError: an unknown study, setting or value, or a data set that cannot be used.
+    """
+    study = named_study(name, **parse(shlex.join(settings)))
+    try:
+        if study.dataset not in DATASETS:
+            study = study.changed(dataset=os.path.realpath(os.path.expanduser(study.dataset)))
+            study.dataset.encode()  # a notebook holds it as text
+        return OpenStudy(study, Store("committed"))
+    except ValueError as error:  # with DatasetError: a NUL, or half a character
+        raise SpecError(str(error)) from None
+
+
+def graph_of(study: OpenStudy, records: tuple[str, ...] = ("committed", "computed")) -> Graph | None:
+    """The graph of a study whose data record exists; None if it does not. Nothing is computed."""
+    for kind in records:
+        study.store = Store(kind)
+        with suppress(StoreError):
+            return study.graph
+    return None
+
+
+def status(name: str, settings: list[str]) -> None:
+    """Print how many records of each notebook are computed here, committed, or missing, and which are damaged or unfinished."""
+    study = opened(name, settings)
+    graph = graph_of(study)
+    if graph is None:
+        print(f"no record says what the data set of {study.settings.report} holds: python -m yolop run {name} --only 01")
+        return
+    for stem, nodes in _by_stem(graph).items():
+        states = {node.id: state(node) for node in nodes}
+        counts = Counter(states.values())
+        print(f"{stem:24}" + ", ".join(f"{kind} {counts[kind]}" for kind in STATES if counts[kind]))
+        for run_id, found in states.items():
+            if found in ("started", "damaged"):
+                print(f"    {found}: {run_id}")
+
+
+def _by_stem(graph: Graph) -> dict[str, list[Node]]:
+    """Name of a notebook -> the nodes that it is the first to need."""
+    stems = {path.stem[:2]: path.stem for path in sorted((files.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    return {stems.get(number, number): nodes for number, nodes in by_notebook(graph).items()}
+
+
+def state(node: Node) -> str:
+    """As `store.state`; a sweep also counts as there if other records have all of its points."""
+    found = store.state(files.ROOT, node.id)
+    for records in ("computed", "committed") if found == "missing" and isinstance(node.spec, SweepSpec) else ():
+        with suppress(StoreError):
+            Store(records).rows(node)
+            return records
+    return found
+
+
+def expected_seconds(graph: Graph | None, names: list[str]) -> dict[str, float]:
+    """Seconds that notebooks will take, by the seconds of the records that are not computed yet; None: nothing is computed.
+
+    A record takes as long as the committed one of the same id says, or those of its kind that are most like it.
+    """
+    expected = dict.fromkeys(names, NOTEBOOK_S)
+    known, seen = _committed() if graph else {}, set()
+    for name, nodes in _by_stem(graph).items() if graph else ():
+        for node in _missing(nodes, seen) if name in expected else ():
+            expected[name] += _seconds(node, known)
+    return expected
+
+
+def _missing(nodes: list[Node], seen: set[str]) -> list[Node]:
+    """Those that are not computed here, with their parents, each once."""
+    found = []
+    for node in nodes:
+        if node.id not in seen and not seen.add(node.id) and state(node) != "computed":
+            found += [node, *_missing([parent for _, parent in node.parents], seen)]
+    return found
+
+
+def _committed() -> dict[str, Record]:
+    found = {}
+    for path in sorted((files.ROOT / "data" / "records").glob("*.json")):
+        with suppress(DamagedRecord):
+            found[path.stem] = store.read_committed(files.ROOT, path.stem)
+    return found
+
+
+def _seconds(node: Node, known: dict[str, Record]) -> float:
+    alike = [record for record in known.values() if record.spec["kind"] == node.spec.kind]
+    closest = max((len(commonprefix([record.run_id, node.id])) for record in alike), default=0)
+    chosen = [record for record in alike if len(commonprefix([record.run_id, node.id])) == closest]
+    size = _size(vars(node.spec))
+    return statistics.mean(record.seconds / _size(record.spec) * size for record in chosen) if chosen else NOTEBOOK_S
+
+
+def _size(spec: dict) -> float:
+    """How long work is against other work of its kind: its epochs or rounds."""
+    return spec.get("epochs") or spec.get("rounds") or 1

@@ -1,0 +1,188 @@
+"""Named studies and their settings: everything that a reader may change, with its range."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from yolop.specs import MODELS, ModelSpec, canonical, require
+
+DATASETS = ("digits", "bccd", "coco128")  # by name; any other by the path of its data.yaml
+PRETRAININGS = ("corpus", "coco")
+DEFAULT = "digits"  # the study of notebooks, `open_study` and `make study`
+
+
+def setting(default: Any, allowed: str, check: Callable[[Any], bool], meaning: str) -> Any:
+    """A field of Study: its default, which values it takes, and what it means; `yolop run --help` lists all of them."""
+    return field(default=default, metadata={"allowed": allowed, "check": check, "meaning": meaning})
+
+
+def _shares(least: float, below: float) -> Callable[[tuple], bool]:
+    return lambda values: all(least <= value < below for value in values)
+
+
+def _dataset(value: str) -> bool:
+    return value in DATASETS or value.endswith((".yaml", ".yml"))
+
+
+def _device(value: str) -> bool:
+    return value == "cpu" or (value.isascii() and value.isdecimal() and len(value) < 4)
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a run of everything needs; each field but `name` and `digest` is a setting.
+
+    Custom pretraining (`pretraining`) is one of two: "corpus" trains p on a larger set of generated digits; "coco" trains
+    n from its official COCO weights on the data set, by the original's recipe, and carries the result over to p.
+    """
+
+    name: str
+    dataset: str = setting(
+        "digits", ", ".join(f'"{name}"' for name in DATASETS) + " or the path of a data.yaml", _dataset, "the data set"
+    )
+    imgsz: int = setting(128, "a multiple of 32 up to 1280", lambda v: 32 <= v <= 1280 and v % 32 == 0, "image size, px")
+    models: tuple[str, ...] = setting(
+        ("s", "n", "p"), 'a list with "n" and "p", out of ' + ", ".join(MODELS),
+        lambda v: {"n", "p"} <= set(v) <= set(MODELS), "sizes that are trained",
+    )  # fmt: skip
+    p: tuple[float, ...] = setting(
+        (0.16, 0.20), "two numbers, depth and width, e.g. 0.16,0.20", lambda v: len(v) == 2, "depth and width of p"
+    )
+    epochs: int = setting(25, "1 to 1000", lambda v: 1 <= v <= 1000, "epochs of each model on the data set")
+    batch: int = setting(16, "1 to 256", lambda v: 1 <= v <= 256, "images of a training step")
+    pretraining: str = setting("corpus", " or ".join(PRETRAININGS), lambda v: v in PRETRAININGS, "custom pretraining")
+    pretrain_epochs: int = setting(6, "1 to 1000", lambda v: 1 <= v <= 1000, "epochs of custom pretraining")
+    seeds: tuple[int, ...] = setting(
+        (0,), "one or more integers from 0", lambda v: len(v) > 0 and min(v) >= 0, "training seeds; results are their means"
+    )
+    ratios: tuple[float, ...] = setting(
+        (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), "shares from 0 to 1 (30 % is 0.3)",
+        lambda v: len(v) > 0 and all(0 <= ratio <= 1 for ratio in v), "pruning ratios of the sweeps",
+    )  # fmt: skip
+    sparsities: tuple[float, ...] = setting(
+        (), "shares from 0 to below 1 (90 % is 0.9)", _shares(0, 1), "zeros that n is trained with; 0 is the control"
+    )
+    channels_removed: tuple[float, ...] = setting(
+        (), "shares above 0 and below 1", _shares(1e-9, 1), "shares of n's channels that are removed before more training"
+    )
+    timing_rounds: int = setting(500, "5 to 10000", lambda v: 5 <= v <= 10000, "calls per timed network, taken in turns")
+    small: bool = setting(
+        False, "true or false", lambda v: True, "few images, candidates and points: everything runs, nothing is to be believed"
+    )
+    device: str = setting("cpu", '"cpu" or the number of a GPU', _device, "where to train; no part of any identity")
+    digest: str = ""  # content of the data set behind a path, where it is known
+
+    def __post_init__(self):
+        for item in fields(self):
+            default = "" if item.name == "name" else item.default
+            object.__setattr__(self, item.name, _typed(item.name, getattr(self, item.name), default))
+            if "check" in item.metadata:
+                value = getattr(self, item.name)
+                require(item.metadata["check"](value), item.name, value, item.metadata["allowed"])
+        ModelSpec(*self.p)
+        wrong = bool(self.sparsities or self.channels_removed) and not any(self.sparsities)
+        require(not wrong, "sparsities", self.sparsities, "at least one above 0, or none and no channels_removed")
+
+    def changed(self, /, **overrides: Any) -> Study:
+        """This study with some settings changed; None leaves one as it is, an unknown name raises SpecError."""
+        known = setting_names()
+        for name in overrides:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"{close[0]} (one of {', '.join(known)})" if close else "one of " + ", ".join(known)
+            require(name in known, "setting", name, hint)
+        return replace(self, **{name: value for name, value in overrides.items() if value is not None})
+
+    @property
+    def report(self) -> str:
+        """Name of the study's report: its own, or with a hash where settings differ in more than the device.
+
+        A data set counts by its content: the same files at another path give the same report.
+        """
+        named = STUDIES.get(self.name)
+        if named and replace(self, device=named.device, digest="") == named:
+            return self.name
+        content = {name: value for name, value in asdict(self).items() if name not in ("name", "device", "digest")}
+        content["dataset"] = self.digest or self.dataset
+        return f"{self.name}-{hashlib.sha256(canonical(content).encode()).hexdigest()[:6]}"
+
+    @property
+    def trained_zeros(self) -> tuple[float, ...]:
+        """The sparsities above 0 that n is trained with."""
+        return tuple(share for share in self.sparsities if share)
+
+    @property
+    def control_sparsity(self) -> float:
+        """The sparsity at which other ways to choose the zeros are trained, and other runtimes are given zeros: near 0.9."""
+        return min(self.trained_zeros, key=lambda share: abs(share - 0.9))
+
+
+def setting_names() -> list[str]:
+    """Names of the settings, in order."""
+    return [item.name for item in fields(Study) if "check" in item.metadata]
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """`value` as the type of the field's default: numbers and text as they are, lists and "a,b" text as tuples."""
+    if isinstance(default, tuple):
+        items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+        items = [item.strip() if isinstance(item, str) else item for item in items]
+        return tuple(_typed(name, item, (default or (0.5,))[0]) for item in items if items != [""])
+    if isinstance(default, bool):
+        words = {"true": True, "false": False, "1": True, "0": False}
+        require(str(value).lower() in words, name, value, "true or false")
+        return words[str(value).lower()]
+    if isinstance(default, str):
+        require(isinstance(value, (str, int)) and not isinstance(value, bool), name, value, "text")
+        return str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    good = not isinstance(value, bool) and number == number and abs(number) < 1e12
+    good = good and (isinstance(default, float) or number == int(number))
+    require(good, name, value, "a whole number" if isinstance(default, int) else "a number")
+    return number if isinstance(default, float) else int(number)
+
+
+STUDIES = {
+    "digits": Study("digits", sparsities=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95), channels_removed=(0.2, 0.7)),
+    "smoke": Study(
+        "smoke", imgsz=96, epochs=2, pretrain_epochs=1, ratios=(0.1, 0.5), sparsities=(0.0, 0.9), channels_removed=(0.3,),
+        timing_rounds=10, small=True,
+    ),
+    "bccd": Study(
+        "bccd", "bccd", imgsz=320, epochs=30, batch=8, pretraining="coco", pretrain_epochs=60, seeds=(0, 1, 2),
+        ratios=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9), sparsities=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95),
+        channels_removed=(0.2, 0.5, 0.8),
+    ),
+    "coco128": Study("coco128", "coco128", imgsz=256, epochs=120, batch=8, pretraining="coco", pretrain_epochs=60),
+    "paper": Study(
+        "paper", "bccd", imgsz=640, epochs=300, pretraining="coco", pretrain_epochs=300, seeds=(0, 1, 2), device="0"
+    ),
+}  # fmt: skip
+
+
+def parse(text: str) -> dict[str, str]:
+    """Settings as on the command line, "ratios=0.1,0.25 seeds=0" -> {"ratios": "0.1,0.25", "seeds": "0"}.
+
+    A value with spaces is quoted as in a shell. SpecError for anything that is not `name=value`.
+    """
+    require(isinstance(text, str), "settings", text, 'text such as "ratios=0.1,0.25 seeds=0", or "" for none')
+    try:
+        parts = shlex.split(text)
+    except ValueError as error:
+        require(False, "settings", text, f"name=value pairs ({error})")
+    for part in parts:
+        require("=" in part, "settings", part, "name=value, e.g. epochs=10 or seeds=0,1")
+    return dict(part.split("=", 1) for part in parts)
+
+
+def named_study(name: str, /, **overrides: Any) -> Study:
+    """The named study with some settings changed; SpecError for an unknown name, setting, type or range."""
+    require(isinstance(name, str) and name in STUDIES, "study", name, "one of " + ", ".join(STUDIES))
+    return STUDIES[name].changed(**overrides)

@@ -1,0 +1,31 @@
+"""How models, runtimes and options are called in tables and figures. No identity and no lookup depends on these words."""
+
+NAMES = {
+    "s": "YOLOv5s",
+    "n": "YOLOv5n",
+    "p": "YOLOv5p",
+    "p-corpus": "YOLOv5p (on the corpus)",
+    "n-coco": "YOLOv5n (COCO weights)",
+    "p-best": "YOLOv5p (best.pt)",
+    "p-same-steps": "YOLOv5p (same total steps)",
+    "p-coco": "YOLOv5p (COCO weights)",
+    "p-from-n": "YOLOv5p (n's matching layers)",
+    "p-from-n-l1": "YOLOv5p (n's largest channels)",
+} | {label: f"YOLOv5{label}" for label in ("x", "l", "m")}
+RUNTIME_NAMES = {
+    "pytorch": "PyTorch",
+    "sparse": "sparse engine",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "openvino-bf16": "OpenVINO bfloat16",
+    "openvino-int8": "OpenVINO int8",
+    "ncnn": "ncnn",
+}
+ZEROS = {
+    "global": "zeros: the smallest of all weights",
+    "layer": "zeros: the smallest of each layer",
+    "random": "zeros: at random in each layer",
+}
+PRUNED = {  # the pruned networks that are timed, by their order in `graph.PRUNED`
+    "l1-unstructured 0.3": "L1 unstructured 0.3",
+}

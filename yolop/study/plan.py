@@ -1,0 +1,49 @@
+"""All nodes of a study, by the notebook that first needs them: for `status`, the estimate of time, and `publish`."""
+
+from __future__ import annotations
+
+from yolop.specs import METHODS
+from yolop.study import beyond
+from yolop.study.graph import Graph, Node
+
+
+def by_notebook(graph: Graph) -> dict[str, list[Node]]:
+    """Number of a notebook -> the nodes that it is the first to need, parents before children, each once.
+
+    Files for other runtimes are left out: they serve scores and times, which have records of their own.
+    """
+    study = graph.study
+    trained = {label: [graph.training(label, seed) for seed in study.seeds] for label in graph.trainings}
+    scratch = [node for label in study.models for node in trained[label]]
+    plan = {
+        "01": [graph.data, graph.census("own"), graph.census("sizes"), graph.stem()],
+        "02": [graph.census("grid"), graph.latency("grid"), graph.recipe(), *scratch, graph.latency("models")],
+        "03": [node for nodes in trained.values() for node in nodes],
+        "04": [graph.sweep(label, seed) for label in ("figures", *METHODS) for seed in study.seeds]
+        + [graph.sensitivity(seed) for seed in study.seeds],
+        "05": [graph.latency("pruned"), beyond.sparse_tensors(graph), *(_zeros(graph) if study.sparsities else [])],
+        "06": [graph.pictures(), *([graph.official_score("val")] if study.dataset == "coco128" else [])],
+    }
+    seen, chosen = set(), {}
+    for number, nodes in plan.items():
+        chosen[number] = [node for top in nodes for node in _with_parents(top) if not (node.id in seen or seen.add(node.id))]
+    return chosen
+
+
+def _zeros(graph: Graph) -> list[Node]:
+    """What is trained, timed and scored with zeros or with channels removed."""
+    study, found = graph.study, []
+    for seed in study.seeds:
+        found += [graph.fine_tuned(seed, share) for share in sorted({0.0, *study.sparsities})]
+        found += [graph.fine_tuned(seed, study.control_sparsity, allocation) for allocation in ("layer", "random")]
+        found += [graph.fine_tuned(seed, channels_removed=share) for share in sorted(set(study.channels_removed))]
+        found += [beyond.scores(graph, beyond.options(graph, seed)), beyond.scores(graph, beyond.controls(graph, seed))]
+    found += [beyond.channel_times(graph)] if study.channels_removed else []
+    found += [beyond.uniform_times(graph, imgsz) for imgsz in beyond.uniform_sizes(study)]
+    return [*found, beyond.atlas(graph), beyond.times(graph)]
+
+
+def _with_parents(node: Node) -> list[Node]:
+    """A node after all that it needs, but for exported files."""
+    parents = (parent for _, parent in node.parents if parent.spec.kind != "export")
+    return [*(above for parent in parents for above in _with_parents(parent)), node]
