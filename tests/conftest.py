@@ -35,4 +35,5 @@ def project(tmp_path, monkeypatch):
     root = tmp_path / "a {study} für 'us'"
     (root / "notebooks").mkdir(parents=True)
     monkeypatch.setattr(files, "ROOT", root)
+    monkeypatch.setenv("YOLOP_ROOT", str(root))  # for processes that a test starts
     return root
