@@ -138,6 +138,8 @@ def test_what_agrees_is_not_accused():
     assert rows["text: p takes about 13 % less time than n"]["verdict"] == "adds up"
     assert rows["text: p (best.pt) is more accurate than n"]["verdict"] == "adds up"
     assert all(row["verdict"] == "adds up" for what, row in rows.items() if what.startswith("Figure 4: sparsity at"))
+    sppf = rows["Figure 4: SPPF pruned at 0.1 beside 0.3"]["note"]
+    assert sppf.startswith(f"it holds {100 * 164_608 / 1_765_270:.1f} % of YOLOv5n"), "the original's counts at one class"
 
 
 def test_audit_recomputes_from_the_figures(monkeypatch):
@@ -161,7 +163,7 @@ def test_audit_rows_are_text_and_distinct():
 
 
 def test_reading_the_paper_needs_no_heavy_library():
-    code = "import sys, yolop.paper.audit as p; p.audit(); print(*{'torch', 'ultralytics', 'pandas'} & set(sys.modules))"
+    code = "import sys, yolop.paper.audit as p; p.audit(); print(*{'torch', 'pandas', 'yolop.store'} & set(sys.modules))"
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

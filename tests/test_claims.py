@@ -8,14 +8,13 @@ import pandas as pd
 import pytest
 from support import HERE
 
-from yolop.paper import claims
+from yolop.paper import audit, claims
 from yolop.report.scores import Estimate, Ratio
 from yolop.specs import SpecError
 
 CLAIMS = claims.load()
-PUBLISHED = {
-    name: json.loads((HERE / "reports" / name / "claims.json").read_text()) for name in ("bccd", "digits", "coco128")
-}
+REPORTS = {name: HERE / "reports" / name for name in ("bccd", "digits", "coco128")}
+PUBLISHED = {name: json.loads((folder / "claims.json").read_text()) for name, folder in REPORTS.items()}
 
 
 @pytest.mark.parametrize(
@@ -32,10 +31,12 @@ PUBLISHED = {
         ("pretraining-gain-in-points", 7.5, 9, "does not hold"),
         ("p-faster-than-n", 0.8, 0.99, "holds"),
         ("p-faster-than-n", 0.8, 1.01, "undecided"),
+        ("focus-detect-hold-few", 0.049, 0.049, "holds"),
+        ("focus-detect-hold-few", 0.05, 0.05, "does not hold"),
     ],
 )
 def test_verdicts(name, low, high, verdict):
-    estimate = Estimate((low + high) / 2, low, high)
+    estimate = Estimate((low + high) / 2, low, high, CLAIMS[name].unit)
     assert claims.judge((name, estimate))["verdict"].tolist() == [verdict]
 
 
@@ -54,10 +55,11 @@ def test_no_change_must_be_shown():
 def test_counts_and_what_was_not_run():
     assert claims.verdict(CLAIMS["layers-as-in-figure-1"], claims.Exact(True, "")) == "holds"
     assert claims.verdict(CLAIMS["upsample-concat-hold-none"], claims.Readings(0)) == "holds"
-    assert claims.verdict(CLAIMS["upsample-concat-hold-none"], claims.Readings(1)) == "does not hold"
+    assert claims.verdict(CLAIMS["upsample-concat-hold-none"], claims.Readings(0, 1)) == "does not hold"
     assert claims.verdict(CLAIMS["conv-holds-most-parameters"], claims.Readings(0.38, 0.99)) == "undecided"
     assert claims.verdict(CLAIMS["conv-faster-than-focus"], claims.NotRun("no GPU")) == "not run"
-    assert claims.verdict(CLAIMS["p-loss-in-percent"], Estimate(np.nan, -np.inf, np.inf)) == "undecided"
+    nothing = claims.judge(("p-loss-in-percent", Estimate(np.nan, -np.inf, np.inf, "%"))).iloc[0]
+    assert nothing["verdict"] == "undecided" and nothing["estimate"].startswith("not defined")
 
 
 def test_mistakes_are_named():
@@ -66,43 +68,56 @@ def test_mistakes_are_named():
         claims.judge(("by-type-gains-3-pionts", one))
     with pytest.raises(SpecError, match="each claim once"):
         claims.judge(("p-best-beats-n", one), ("p-best-beats-n", one))
-    with pytest.raises(SpecError, match="an estimate with an interval"):
-        claims.judge(("p-best-beats-n", 3.0))
+    for wrong in (3.0, [one], claims.Exact(True, "")):  # a number alone, several, a count: no interval
+        with pytest.raises(SpecError, match="an estimate with an interval"):
+            claims.judge(("p-best-beats-n", wrong))
+    for wrong in (one, claims.Readings(0)):  # no limits to lie between: anything would hold
+        with pytest.raises(SpecError, match="counts decide"):
+            claims.judge(("layers-as-in-figure-1", wrong))
+    for name, wrong in (("p-13-percent-faster", Ratio(0.86, 0.85, 0.87)), ("p-loss-in-percent", one)):
+        with pytest.raises(SpecError, match='unit of the estimate .* use "%"'):
+            claims.judge((name, wrong))
+    for wrong in ([], Estimate(1, 0.99, 1.01, "ratio")):  # not tested for equivalence
+        with pytest.raises(SpecError, match="a Ratio"):
+            claims.judge(("pruning-gives-no-speed", wrong))
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
 def test_a_threshold_says_the_numbers_that_decide(claim):
-    said = [
-        float(n) / (100 if "%" in claim.threshold and claim.unit == "share" else 1)
-        for n in re.findall(r"\d+\.?\d*", claim.threshold)
-    ]
-    limits = [x for x in claim.limits if np.isfinite(x)] + [x for x in (claim.exactly, claim.at_most) if x is not None]
-    assert claim.rule or (limits and all(any(abs(n - x) < 1e-9 for n in said) for x in limits)), claim.threshold
-    assert claim.text.endswith(".") and claim.estimator and claim.where
+    said = {round(float(n), 9) for n in re.findall(r"\d+\.?\d*", claim.threshold)}
+    limits = {limit * (100 if claim.unit == "share" else 1) for limit in claim.limits if np.isfinite(limit)}
+    expected = limits | {n for n in (claim.about, claim.exactly, claim.at_most) if n is not None}
+    assert claim.rule or (expected and said == {round(n, 9) for n in expected})
+    kinds = [getattr(claim, name) is not None for name in ("about", "equivalent", "exactly", "at_most")]
+    assert sum([bool(claim.rule), claim.above > -np.inf, claim.below < np.inf, *kinds]) == 1, "one kind of threshold"
+    assert claim.about is None or f"about {claim.about:g} " in claim.text.replace(",", " "), "the paper's own number"
+    assert claim.at_most in (None, max(row["conv"] for row in audit.figure(5))), "the largest ratio that the paper tried"
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", claim.id) and claim.where and claim.estimator
+    assert claim.text.endswith(".") and claim.table
+    assert claim.unit in ({""} if claim.rule else {"points", "%", "ratio", "share", "count"})
 
 
 def test_published_verdicts_follow_from_the_published_intervals():
-    """Whatever interval a report prints gives the verdict beside it: 60 of them, so a swapped comparison is found."""
-    checked = 0
+    """Whatever interval a report prints gives the verdict beside it, so a swapped comparison is found."""
+    checked = set()
     for row in (row for rows in PUBLISHED.values() for row in rows):
-        claim = CLAIMS[row["id"]]
-        printed = re.search(r"([+-]?\d+\.\d+) \(([+-]?\d+\.\d+) to ([+-]?\d+\.\d+)\)", row["estimate"])
+        claim, number = CLAIMS[row["id"]], r"[+-]?\d+\.(\d+)"
+        printed = re.search(rf"({number}) \(({number}) to ({number})\)", row["estimate"])
         if printed and row["verdict"] != claims.NOT_RUN and claim.equivalent is None:
-            value, low, high = map(float, printed.groups())
-            near = min(abs(end - limit) for end in (low, high) for limit in claim.limits)
-            if near > 0.051:  # else the rounding of the print decides
-                checked += 1
-                assert claims.verdict(claim, Estimate(value, low, high)) == row["verdict"], row
-    assert checked > 25
+            value, decimals, low, _, high, _ = printed.groups()
+            estimate = Estimate(float(value), float(low), float(high), claim.unit)
+            gaps = [abs(end - limit) for end in (estimate.low, estimate.high) for limit in claim.limits]
+            if min(gaps) > 0.5 * 10 ** -len(decimals):  # else the rounding of the print decides
+                checked.add((row["id"], row["verdict"]))
+                assert claims.verdict(claim, estimate) == row["verdict"], row
+    assert len(checked) >= 25 and {verdict for _, verdict in checked} == {"holds", "does not hold", "undecided"}
 
 
 def test_every_claim_is_judged_on_every_published_study_and_named_by_a_table():
     for name, rows in PUBLISHED.items():
         assert [row["id"] for row in rows] == list(CLAIMS)
-        assert all(
-            (HERE / "reports" / name / "tables" / f"{row['table']}.csv").exists() or row["verdict"] == "not run"
-            for row in rows
-        )
+        judged = (row for row in rows if row["verdict"] != "not run")
+        assert all((REPORTS[name] / "tables" / f"{row['table']}.csv").exists() for row in judged)
         assert not any("nan" in row["estimate"] for row in rows)
 
 

@@ -1,6 +1,7 @@
 """The search for p: shapes and zeros against built models and torch's own pruning, a planted recipe, chance."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support import HERE
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
@@ -16,7 +18,7 @@ from yolop.measure import pruning
 from yolop.network import yolov5
 from yolop.paper import recipe
 from yolop.shapes import convolutions_of
-from yolop.specs import MODELS, ModelSpec, SpecError, canonical, run_id, scaled_depth, scaled_width
+from yolop.specs import MODELS, ModelSpec, SpecError, canonical, run_id
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "parameter_counts.json"
 SMALL = recipe.RecipeSpec(depth_max=0.4, width_max=0.25, nc_max=11, papers=50)
@@ -29,10 +31,6 @@ def metrics() -> dict:
     return recipe.search(SMALL)
 
 
-def shape(spec: ModelSpec, nc: int) -> list[tuple]:
-    return [(conv.kind, conv.c1, conv.c2, conv.kernel**2) for conv in convolutions_of(spec, nc)]
-
-
 def counts(spec: ModelSpec, nc: int) -> np.ndarray:
     return recipe.parameters(convolutions_of(spec, nc))
 
@@ -43,20 +41,12 @@ def six(repeats, channels, nc: int, dim: int, reading: tuple, counted: str) -> n
 
 
 @pytest.mark.parametrize(("spec", "nc"), SHAPES)
-def test_convolutions_and_parameters_are_those_of_the_built_model(spec, nc):
+def test_parameters_are_those_of_the_built_model(spec, nc):
     with torch.device("meta"):
         model = yolov5.build(spec, nc)
-    built = [(kind, c.in_channels, c.out_channels, c.kernel_size[0] ** 2) for _, c, kind in pruning.layers(model)]
-    assert sorted(shape(spec, nc)) == sorted(built)
-    counted = dict(zip(recipe.COUNTED, counts(spec, nc), strict=True))
-    assert counted["all parameters"] == sum(p.numel() for p in model.parameters())
-    assert counted["convolution weights"] == sum(c.weight.numel() for _, c, _ in pruning.layers(model))
-
-
-def test_fused_parameters_are_those_of_the_fused_model():
-    fused = yolov5.fused(yolov5.build(ModelSpec(0.16, 0.20), 11))
-    counted = counts(ModelSpec(0.16, 0.20), 11)
-    assert counted[recipe.COUNTED.index("fused parameters")] == sum(p.numel() for p in fused.parameters())
+        fused = yolov5.fused(model)
+    built = [sum(p.numel() for p in network.parameters()) for network in (model, fused)]
+    assert counts(spec, nc).tolist() == [*built, sum(conv.weight.numel() for _, conv, _ in pruning.layers(model))]
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason="the shared reference is not beside this checkout")
@@ -66,25 +56,19 @@ def test_parameters_are_those_of_the_original():
         assert counts(MODELS[size], int(nc))[0] == expected["parameters"], name
 
 
-def test_scaling_is_that_of_the_models():
+def test_a_width_between_the_searched_ones_has_channels_of_its_own():
     for k in range(1, 129):
-        repeats, channels = recipe.scaled(k / 100, k / 128)
-        assert repeats == tuple(scaled_depth(n, k / 100) for n in (3, 6, 9))
-        assert channels == tuple(scaled_width(c, k / 128) for c in (64, 128, 256, 512, 1024))
-        assert recipe.scaled(1, (k - 1) / 128 + 1e-9)[1] == channels, "a width in between has channels of its own"
+        assert recipe.scaled(1, (k - 1) / 128 + 1e-9) == recipe.scaled(1, k / 128)
 
 
 @pytest.mark.parametrize("reading", [recipe.EVERY_CONV, recipe.ANY_CONV, MIXED])
 @pytest.mark.parametrize("dim", [0, 1])
 def test_zeros_are_those_of_torch(reading, dim):
-    nc, network = 11, recipe.scaled(0.16, 0.20)
+    nc, network, spec = 11, recipe.scaled(0.16, 0.20), ModelSpec(0.16, 0.20)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        convs = [
-            (kind, nn.Conv2d(c1, c2, int(area**0.5), bias=False))
-            for kind, c1, c2, area in shape(ModelSpec(0.16, 0.20), nc)
-        ]
-    total = counts(ModelSpec(0.16, 0.20), nc)[0]
+        convs = [(c.kind, nn.Conv2d(c.c1, c.c2, c.kernel, bias=False)) for c in convolutions_of(spec, nc)]
+    total = counts(spec, nc)[0]
     whose = dict(zip(("Conv", "C3", "SPPF", "Detect"), ("Conv", *reading), strict=True))
     expected = []
     for figure, *ratios, _ in recipe.ROWS:
@@ -119,11 +103,9 @@ def test_candidates_are_counted_as_a_literal_search_counts_them():
     printed = [f"{value}" for value in recipe.PRINTED]
     counts, as_printed = [0] * 7, [0] * 7
     for k, nc in ((k, nc) for k in range(1, 9) for nc in (1, 2)):
-        convs = shape(ModelSpec(0.1, k / 128), nc)
-        weights, filters = (
-            sum(c1 * c2 * a for _, c1, c2, a in convs),
-            sum(c2 for kind, _, c2, _ in convs if kind != "Detect"),
-        )
+        convs = [(conv.kind, conv.c1, conv.c2, conv.kernel**2) for conv in convolutions_of(ModelSpec(0.1, k / 128), nc)]
+        weights = sum(c1 * c2 * a for _, c1, c2, a in convs)
+        filters = sum(c2 for kind, _, c2, _ in convs if kind != "Detect")
         biases = 9 * (nc + 5)
         for dim, reading in ((dim, reading) for dim in (0, 1) for reading in recipe.READINGS):
             whose = dict(zip(("Conv", "C3", "SPPF", "Detect"), ("Conv", *reading), strict=True))
@@ -179,12 +161,8 @@ def test_a_planted_recipe_is_found_again(monkeypatch, depth, reading, misprint):
     fits = 5 if misprint else 6
     label = "larger than n" if depth > 0.34 else "fewer layers and fewer filters"
     assert found["fits"][label][fits] >= 1
-    settings = {
-        "repeats": list(repeats),
-        "channels": list(channels),
-        "reading": list(reading),
-        "removed": "input channels",
-    }
+    settings = {"repeats": list(repeats), "channels": list(channels), "reading": list(reading)}
+    settings["removed"] = "input channels"
     assert any(settings.items() <= row.items() and row["fits"] == fits for row in found["nearest"])
     assert found["chance"] or not misprint, "no decoys: choose another misprint"
     agree(found)
@@ -229,6 +207,8 @@ def test_the_ratio_by_module_had_no_effect(metrics):
     assert metrics["effect"]["c3_own_highest"] < 0.03085 and metrics["effect"]["sppf_own_channels"] <= 8
     own = next(row for row in metrics["readings"] if tuple(row["reading"]) == recipe.OWN)
     assert own["figure_4"] == 0 and own["fits"] <= 2
+    larger = [row["figure_4"] - row["figure_4_not_larger"] for row in metrics["readings"]]
+    assert min(larger) >= 0 and max(larger) > 0
 
 
 def test_chance(metrics):
@@ -270,16 +250,23 @@ def test_same_spec_same_metrics(metrics):
     assert {name for name in first if first[name] != other[name]} == {"chance"}, "the seed draws pseudo-papers only"
 
 
-def test_tables_and_numbers_from_a_record(metrics):
+def test_tables_of_the_committed_record_are_the_published_ones():
+    stored = json.loads((HERE / "data" / "records" / f"{run_id(recipe.RecipeSpec())}.json").read_text())["metrics"]
+    for name in ("fits", "nearest", "readings", "chance"):
+        table = getattr(recipe, f"{name}_table")(stored)
+        published = (HERE / "reports" / "bccd" / "tables" / f"recipe-{name}.csv").read_text(encoding="utf-8")
+        assert table.to_csv(index=False, float_format="%.6g", lineterminator="\n") == published, name
+    luck = [100 * row["share_with_as_many"] for row in stored["chance"] if row["candidates"] == "not larger than n"]
+    fives = recipe.fits_table(stored).query("network != 'larger than n'")["5 of 6"].sum()
+    said = [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", recipe.five_of_six(stored))]
+    assert said == [fives, stored["candidates"], round(min(luck)), round(max(luck))]
+
+
+def test_tables_of_another_search(metrics):
     stored = json.loads(canonical(metrics))
-    assert len(recipe.fits_table(stored)) == len(recipe.CLASSES)
-    nearest = recipe.nearest_table(stored)
-    assert nearest.iloc[0][["4: 0.3", "5: 0.01"]].tolist() == ["0.298", "0.00994"]
-    assert len(nearest) == 1 + len(stored["nearest"]) + 2 * len(SMALL.named)
+    assert len(recipe.nearest_table(stored)) == 1 + len(stored["nearest"]) + 2 * len(SMALL.named)
+    assert len(recipe.fits_table(stored)) == len(recipe.CLASSES) and len(recipe.chance_table(stored)) == 8
     assert "each kind at its own ratio" in set(recipe.readings_table(stored)["cut"])
-    assert len(recipe.chance_table(stored)) == 8
-    five = sum(stored["fits"][name][5] for name in recipe.CLASSES[:4])
-    assert recipe.five_of_six(stored).startswith(f"{five} fits of five among")
 
 
 def test_spec():

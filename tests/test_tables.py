@@ -97,7 +97,7 @@ def test_a_study_without_zeros_has_empty_tables_and_says_so():
     layers = speed_tables.atlas(study)
     assert layers.empty and speed_tables.uniform(study, layers).empty and speed_tables.trained_zeros(study).empty
     assert "bccd does" in speed_tables.answer(layers, layers, study.settings)
-    assert str(speed_tables.weighted_ratio(layers, "n", 0.3)) == "no engine was timed in this study"
+    assert speed_tables.weighted_ratio(layers, "n", 0.3).text == "no engine was timed in this study"
 
 
 def test_kept_shares_are_of_the_control(study):

@@ -31,6 +31,7 @@ class Claim:
     estimator: str
     table: str
     unit: str = ""  # points | % | ratio | share | count
+    quantity: str = ""  # what the limits are for, in the text of the threshold
     above: float = -np.inf
     below: float = np.inf
     about: float | None = None
@@ -39,6 +40,11 @@ class Claim:
     at_most: float | None = None
     rule: str = ""
     note: str = ""
+
+    @property
+    def counted(self) -> bool:
+        """Whether the claim is decided by counts (Exact) and not by an interval."""
+        return bool(self.rule) or self.at_most is not None
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -53,21 +59,18 @@ class Claim:
     def threshold(self) -> str:
         """When the claim holds, in words made of its numbers."""
         low, high = self.limits
-        per_cent = " %" if self.unit == "%" else ""
-        if self.rule:
-            text = self.rule
-        elif self.exactly is not None:
-            text = f"exactly {self.exactly}"
+        if self.exactly is not None:
+            text = f"exactly {self.exactly} {self.quantity}".rstrip()
         elif self.at_most is not None:
             text = f"at most {self.at_most:g}"
         elif self.about is not None:
-            text = f"about {self.about:g} {self.unit}: {low:g} to {high:g}{per_cent}"
+            text = f"about {self.about:g} {self.unit}: {low:g} to {high:g}{' %' * (self.unit == '%')}"
         elif self.equivalent is not None:
             text = f"equivalent: ratio within {low:g} to {high:g}, two one-sided tests"
         else:
-            quantity = {"points": "difference", "%": "difference in %"}.get(self.unit, self.unit)
-            form = "{:.0%}" if self.unit == "share" else "{:g}"
-            text = f"{quantity} " + ("above " + form.format(low) if low > -np.inf else "below " + form.format(high))
+            word, limit = ("above", low) if np.isfinite(low) else ("below", high)
+            number = f"{100 * limit:g} %" if self.unit == "share" else f"{limit:g}"
+            text = self.rule or f"{self.quantity or {'points': 'difference'}.get(self.unit, self.unit)} {word} {number}"
         return f"{text}; {self.note}" if self.note else text
 
 
@@ -78,24 +81,23 @@ class Exact:
     holds: bool | None
     text: str
 
-    def __str__(self) -> str:
-        return self.text
-
 
 @dataclass(frozen=True)
 class Readings:
     """An exact value under two readings of a sentence, as an interval that holds both; one value where they agree."""
 
-    value: float
-    high: float | None = None
+    value: float  # the lower one
+    other: float | None = None
 
     @property
     def low(self) -> float:
         """The value under the first reading."""
         return self.value
 
-    def __post_init__(self):
-        object.__setattr__(self, "high", self.value if self.high is None else self.high)
+    @property
+    def high(self) -> float:
+        """The value under the other reading."""
+        return self.value if self.other is None else self.other
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,6 @@ class NotRun:
     """Why a claim was not tested here, or what was measured in its place."""
 
     text: str
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @cache
@@ -123,7 +122,7 @@ def judge(*pairs: tuple) -> pd.DataFrame:
             `low` and `high` (`scores.Estimate`), or is Exact or NotRun; "no change" takes a list of ratios too.
 
     Raises:
-        SpecError: an unknown id, an id given twice, or an estimate without an interval.
+        SpecError: an unknown id, an id given twice, or an estimate of another kind or unit than the claim's threshold.
     """
     known, rows = load(), {}
     for name, estimate, *text in pairs:
@@ -138,11 +137,13 @@ def judge(*pairs: tuple) -> pd.DataFrame:
 
 
 def in_words(estimate: Any) -> str:
-    """An estimate with its unit."""
-    before, after = {"points": ("", " points of mAP50"), "%": ("", " % of mAP50"), "ratio": ("time ratio ", "")}.get(
-        getattr(estimate, "unit", ""), ("", "")
-    )
-    return f"{before}{estimate}{after}"
+    """An estimate with its unit; what was counted, or why nothing was run."""
+    if isinstance(estimate, (Exact, NotRun)):
+        return estimate.text
+    if not np.isfinite(getattr(estimate, "value", 0)):
+        return "not defined: the mAP50 to compare with is 0 on some samples of the images"
+    forms = {"points": "{} points of mAP50", "%": "{} % of mAP50", "ratio": "time ratio {}"}
+    return forms.get(getattr(estimate, "unit", ""), "{}").format(estimate)
 
 
 def blank(claim: Claim) -> dict:
@@ -155,25 +156,32 @@ def verdict(claim: Claim, estimate: Any) -> str:
     """The verdict on one claim by its limits: all of the interval inside holds, all outside does not, else undecided."""
     if isinstance(estimate, NotRun):
         return NOT_RUN
+    _require_kind(claim, estimate)
     if isinstance(estimate, Exact):
         return {True: HOLDS, False: FAILS, None: OPEN}[estimate.holds]
     low, high = claim.limits
-    if isinstance(estimate, (list, tuple)) and estimate:  # "no change" of several; nothing but a gain in speed refutes it
-        if any(ratio.high90 < low for ratio in estimate):
-            return FAILS
-        return HOLDS if all(ratio.equivalent for ratio in estimate) else OPEN
-    has_interval = all(hasattr(estimate, name) for name in ("value", "low", "high"))
-    require(has_interval, f"estimate of {claim.id}", estimate, "an estimate with an interval: a Score minus a Score, a Ratio")
+    if isinstance(estimate, (list, tuple)):  # "no change" of several: nothing but a gain in speed refutes it
+        faster = any(ratio.high90 < low for ratio in estimate)
+        return FAILS if faster else HOLDS if all(ratio.equivalent for ratio in estimate) else OPEN
     if not np.isfinite(estimate.value):
         return OPEN
     if claim.exactly is not None:
         return HOLDS if estimate.low == estimate.high == claim.exactly else FAILS
-    if claim.equivalent is not None:
-        outside = estimate.high <= low or high <= estimate.low
-        return HOLDS if estimate.equivalent else FAILS if outside else OPEN
-    if low < estimate.low and estimate.high < high:
-        return HOLDS
-    return FAILS if estimate.high <= low or high <= estimate.low else OPEN
+    inside = low < estimate.low and estimate.high < high if claim.equivalent is None else estimate.equivalent
+    return HOLDS if inside else FAILS if estimate.high <= low or high <= estimate.low else OPEN
+
+
+def _require_kind(claim: Claim, estimate: Any) -> None:
+    """SpecError unless the estimate is of the kind and in the unit that the threshold of the claim asks for."""
+    name = f"estimate of {claim.id}"
+    if claim.counted:
+        return require(isinstance(estimate, Exact), name, estimate, "Exact(holds, text): counts decide this claim")
+    numbers = ["value", "low", "high"] + ["equivalent", "high90"] * (claim.equivalent is not None)
+    several = list(estimate) if claim.equivalent and isinstance(estimate, (list, tuple)) else [estimate]
+    fits = [all(hasattr(one, number) for number in numbers) for one in several]
+    require(bool(fits) and all(fits), name, estimate, "an estimate with an interval: a Score minus a Score, a Ratio")
+    for unit in {getattr(one, "unit", claim.unit) for one in several}:
+        require(unit == claim.unit, f"unit of the {name}", unit, f'"{claim.unit}", as in "{claim.threshold}"')
 
 
 def counts(verdicts: pd.DataFrame) -> dict[str, int]:
@@ -181,12 +189,13 @@ def counts(verdicts: pd.DataFrame) -> dict[str, int]:
     return {word: int((verdicts["verdict"] == word).sum()) for word in (HOLDS, FAILS, OPEN, NOT_RUN)}
 
 
-def ledger(by_study: dict[str, pd.DataFrame], estimates: bool = False) -> pd.DataFrame:
+def ledger(by_study: dict[str, pd.DataFrame | list[dict]], estimates: bool = False) -> pd.DataFrame:
     """One row per claim with its verdict on every study; with `estimates` also how it is estimated, and each estimate."""
     table = pd.DataFrame([blank(claim) for claim in load().values()])
     columns = ["claim", "where", "estimator", "threshold"] if estimates else ["claim", "where"]
     ledger = table.set_index("id")[columns]
     for name, verdicts in by_study.items():
-        own = verdicts.set_index("id").reindex(ledger.index).fillna({"verdict": NOT_RUN, "estimate": ""})
+        own = pd.DataFrame(verdicts, columns=table.columns).set_index("id").reindex(ledger.index)
+        own = own.fillna({"verdict": NOT_RUN, "estimate": ""})
         ledger[name] = own["verdict"] + ": " + own["estimate"] if estimates else own["verdict"]
     return ledger.reset_index(drop=True)

@@ -31,12 +31,9 @@ COUNTED = ("all parameters", "fused parameters", "convolution weights")  # what 
 REMOVED = ("filters", "input channels")  # by structured pruning: dim 0 or 1 of the weights
 
 N = ((1, 2, 3), (16, 32, 64, 128, 256))  # YOLOv5n as of `scaled`
-CLASSES = (
-    "fewer layers and fewer filters",  # the paper's words
-    "fewer layers, n's filters",
-    "n's layers, fewer filters",
-    "n's own shape",
-    "larger than n",
+CLASSES = (  # the first in the paper's words
+    *("fewer layers and fewer filters", "fewer layers, n's filters", "n's layers, fewer filters"),
+    *("n's own shape", "larger than n"),
 )
 LARGER = CLASSES.index("larger than n")
 
@@ -58,10 +55,9 @@ def zeros(convs: list[Convolution], kind: str, whose: str, dim: int) -> np.ndarr
     PyTorch's pruning rounds ratio x size, halves to even, where size counts the weights (Figure 4, unstructured) or
     the slices along `dim` (Figure 5, structured: a small ratio of few channels removes none).
     """
-
     ratios = np.array([0.0 if whose == "spared" else row[1 + KINDS.index(whose)] for row in ROWS])[:, None, None]
     unstructured = structured = 0
-    for conv in (conv for conv in convs if conv.kind == kind):
+    for conv in [conv for conv in convs if conv.kind == kind]:
         weights, slices = conv.weights, (conv.c2, conv.c1)[dim]
         unstructured = unstructured + np.rint(ratios[:3] * weights)
         structured = structured + np.rint(ratios[3:] * slices) * (weights // slices)
@@ -87,6 +83,11 @@ def deviations(values: np.ndarray) -> np.ndarray:
 
 
 # --- the search -------------------------------------------------------------------------------------------------------
+
+
+def compute(spec: RecipeSpec, parents: dict, folder: Path) -> dict:
+    """The search as a piece of work that needs nothing but its settings; see `search`."""
+    return search(spec)
 
 
 def search(spec: RecipeSpec) -> dict:
@@ -192,15 +193,9 @@ def _named(depth: float, width: float, nc: np.ndarray) -> list[dict]:
 def _readings(whole: pd.DataFrame, most: np.ndarray) -> list[dict]:
     """For each reading: candidates that print all of Figure 4, and the most fits of six; also if not larger than n."""
     small = whole["class"] < LARGER
-    counts = [
-        rows["reading"].value_counts().reindex(range(len(READINGS)), fill_value=0) for rows in (whole, whole[small])
-    ]
-    names = ("figure_4", "figure_4_not_larger", "fits", "fits_not_larger")
-    columns = zip(*counts, *most, strict=True)
-    return [
-        {"reading": list(reading)} | dict(zip(names, map(int, found), strict=True))
-        for reading, found in zip(READINGS, columns, strict=True)
-    ]
+    counts = [np.bincount(rows["reading"], minlength=len(READINGS)) for rows in (whole, whole[small])]
+    table = pd.DataFrame([*counts, *most], ["figure_4", "figure_4_not_larger", "fits", "fits_not_larger"]).T
+    return [{"reading": list(reading)} | row for reading, row in zip(READINGS, table.to_dict("records"), strict=True)]
 
 
 def _effect(whole: pd.DataFrame, highest: np.ndarray) -> dict:
@@ -213,9 +208,7 @@ def _effect(whole: pd.DataFrame, highest: np.ndarray) -> dict:
     """
     ratios = [row[1] for row in ROWS[:3]]
     factor = ((PRINTED - HALF)[:3] / ratios).max(), ((PRINTED + HALF)[:3] / ratios).min()
-    sppf_own, c3_own = (
-        [r for r, reading in enumerate(READINGS) if reading[i] == own] for i, own in ((1, "SPPF"), (0, "C3"))
-    )
+    c3_own, sppf_own = ([r for r, reading in enumerate(READINGS) if reading[i] == KINDS[i + 1]] for i in (0, 1))
     every = whole[(whole["reading"] == READINGS.index(EVERY_CONV)) & (whole["class"] < LARGER)]
     widths = {COUNTED[i]: [int(c.min()) / 1024, int(c.max()) / 1024] for i, c in every.groupby("counted")["channels"]}
     return {
@@ -302,7 +295,7 @@ def _chance(close: pd.DataFrame, decoys: pd.DataFrame, spec: RecipeSpec) -> list
     return rows
 
 
-# --- tables, numbers and the picture ----------------------------------------------------------------------------------
+# --- tables and a sentence -------------------------------------------------------------------------------------------
 
 
 def fits_table(metrics: dict) -> pd.DataFrame:
@@ -316,31 +309,21 @@ def fits_table(metrics: dict) -> pd.DataFrame:
 
 def nearest_table(metrics: dict) -> pd.DataFrame:
     """The nearest of each class and the named networks, as they would print, under what the paper prints."""
-    rows = [
-        {
-            "network": _name(row),
-            "repeats": _joined(row["repeats"]),
-            "channels": _joined(row["channels"]),
-            "nc": str(row["nc"]),
-            "cut": in_words(row["reading"]),
-            "counted": row["counted"],
-            "removed": row["removed"],
-            "fits": row["fits"],
-            "distance": row["distance"],
-            **_as_printed(row["values"]),
-        }
-        for row in metrics["nearest"] + metrics["named"]
-    ]
+    rows = []
+    for row in metrics["nearest"] + metrics["named"]:
+        shape = {name: "-".join(map(str, row[name])) for name in ("repeats", "channels")}
+        network = {"network": f"({row['depth']:g}, {row['width']:g})" if "depth" in row else row["class"], **shape}
+        same = {name: row[name] for name in ("counted", "removed", "fits", "distance")}
+        cells = network | {"nc": str(row["nc"]), "cut": in_words(row["reading"])} | same
+        rows.append(cells | _as_printed(row["values"]))
     paper_row = dict.fromkeys(rows[0], "") | {"network": "the paper", "fits": 6, "distance": 0.0} | _as_printed(PRINTED)
     return pd.DataFrame([paper_row, *rows])
 
 
 def readings_table(metrics: dict) -> pd.DataFrame:
     """The readings that print Figure 4 with some candidate, and the paper's own words; none of the others prints it."""
-    rows = [
-        {"cut": in_words(r["reading"])} | r for r in metrics["readings"] if r["figure_4"] or tuple(r["reading"]) == OWN
-    ]
-    table = pd.DataFrame(rows).drop(columns="reading")
+    rows = [row for row in metrics["readings"] if row["figure_4"] or tuple(row["reading"]) == OWN]
+    table = pd.DataFrame([{"cut": in_words(row["reading"])} | row for row in rows]).drop(columns="reading")
     return table.sort_values(["fits_not_larger", "fits", "figure_4"], ascending=False, kind="stable", ignore_index=True)
 
 
@@ -360,23 +343,10 @@ def in_words(reading: list) -> str:
     return named.get(tuple(reading), ", ".join(f"{kind}: {whose}" for kind, whose in pairs))
 
 
-def _name(row: dict) -> str:
-    return f"({row['depth']:g}, {row['width']:g})" if "depth" in row else row["class"]
-
-
-def _joined(values) -> str:
-    return "-".join(map(str, values))
-
-
 def _as_printed(values) -> dict[str, str]:
     """Sparsities to the paper's digits, by figure and ratio of Conv."""
     decimals = [len(f"{value}".split(".")[1]) for value in PRINTED]
     return {f"{r[0]}: {r[1]:g}": f"{v:.{d}f}" for r, v, d in zip(ROWS, values, decimals, strict=True)}
-
-
-def compute(spec: RecipeSpec, parents: dict, folder: Path) -> dict:
-    """What the search finds, as of `search`."""
-    return search(spec)
 
 
 def five_of_six(metrics: dict) -> str:
