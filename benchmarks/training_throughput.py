@@ -37,7 +37,7 @@ def ours(data, folder: Path, mosaic: float) -> float:
     """Our trainer, as the study uses it."""
     spec = TrainSpec(MODELS["n"], "n", data.digest, data.nc, IMGSZ, 2, mosaic=mosaic, val_every=1000)
     model = trainer.initial_model(spec, data, None)
-    return timed_epochs(trainer.Trainer(spec, model, data, folder, "cpu", torch.get_num_threads()))
+    return timed_epochs(trainer.Trainer(spec, model, data, folder, torch.get_num_threads()))
 
 
 def theirs(data, folder: Path) -> float:

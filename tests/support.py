@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import nbformat
@@ -38,14 +37,6 @@ def tiny_spec(data: Dataset, kind: type[TrainSpec] = TrainSpec, **changes) -> Tr
     """Two epochs of p at 64 px on a data set, with some fields changed."""
     own = {"model": MODELS["p"], "label": "p", "data": data.digest, "nc": data.nc, "imgsz": 64, "epochs": 2, "batch": 8}
     return kind(**own | {"val_every": 2} | changes)
-
-
-def archive(path: Path, pickled: bytes) -> Path:
-    """A zip file as torch.save lays it out, with this pickle in it."""
-    with zipfile.ZipFile(path, "w") as file:
-        for name, content in (("data.pkl", pickled), ("version", b"3\n"), ("byteorder", b"little")):
-            file.writestr(f"archive/{name}", content)
-    return path
 
 
 class Trap:

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from support import tiny_digits, tiny_spec
+from support import tiny_spec
 
 from yolop.files import StoreError
 from yolop.network import yolov5
@@ -21,11 +21,6 @@ EPOCHS = 6
 
 class Interrupted(Exception):
     """Stands for a kill: nothing of the process is left."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_digits(tmp_path_factory.mktemp("data"))
 
 
 def a_run(data, folder, spec=TrainSpec, **changes) -> dict:

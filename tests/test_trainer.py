@@ -6,17 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from support import tiny_digits, tiny_spec
+from support import tiny_spec
 
 from yolop import quiet, shapes
 from yolop.network import weights, yolov5
 from yolop.specs import MODELS
 from yolop.train import trainer
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_digits(tmp_path_factory.mktemp("data"))
 
 
 def trained(data, folder, **changes) -> dict:
@@ -99,7 +94,7 @@ def test_nothing_is_reported_and_the_users_settings_stay(tmp_path):
 def test_every_argument_is_ultralytics_own_and_explicit(tmp_path, data):
     from ultralytics.cfg import get_cfg
 
-    given = trainer.arguments(tiny_spec(data), tmp_path, "cpu")
+    given = trainer.arguments(tiny_spec(data), tmp_path)
     get_cfg(overrides=given)  # refuses names that do not exist
     assert given["optimizer"] != "auto" and given["batch"] > 0 and given["amp"] is False and given["val"] is True
 

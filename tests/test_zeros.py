@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from support import tiny_digits, tiny_spec
+from support import tiny_spec
 
 from yolop.measure import pruning
 from yolop.network import channels, weights, yolov5
@@ -13,11 +13,6 @@ from yolop.network.head import Loss
 from yolop.specs import MODELS, SparseTrainSpec, SpecError
 from yolop.train import trainer
 from yolop.train import zeros as gradual
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_digits(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from yolop.specs import MODELS, ModelSpec, canonical, require
+from yolop.specs import MODELS, ModelSpec, canonical, require, require_known
 
 DATASETS = ("digits", "bccd", "coco128")  # by name; any other by the path of its data.yaml
 PRETRAININGS = ("corpus", "coco")
@@ -90,11 +89,8 @@ class Study:
 
     def changed(self, /, **overrides: Any) -> Study:
         """This study with some settings changed; None leaves one as it is, an unknown name raises SpecError."""
-        known = setting_names()
         for name in overrides:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"{close[0]} (one of {', '.join(known)})" if close else "one of " + ", ".join(known)
-            require(name in known, "setting", name, hint)
+            require_known("setting", name, setting_names(), quote="")
         return replace(self, **{name: value for name, value in overrides.items() if value is not None})
 
     @property

@@ -7,6 +7,7 @@ either a field outside the identity or not in the spec at all.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -61,6 +62,14 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
         except ValueError:  # Python writes no number of more than 4,300 digits
             shown = "a number of thousands of digits"
         raise SpecError(f"{printable(name)} = {printable(shown, 1000)} is not possible: use {allowed}")
+
+
+def require_known(name: str, value: Any, known: Iterable[str], quote: str = '"') -> None:
+    """Raise SpecError naming the nearest known word and all of them, unless the value is one."""
+    known = list(known)
+    close = difflib.get_close_matches(str(value), known, 1)
+    nearest = f"{quote}{close[0]}{quote}, or " if close else ""
+    require(value in known, name, value, nearest + "one of " + ", ".join(known))
 
 
 def printable(text: Any, most: int = 300) -> str:
@@ -259,6 +268,12 @@ def points(methods: str | Iterable[str], ratios: Iterable[float], modules: str =
         for seed in (RANDOM_SEEDS if method.startswith("random") else (0,))
         for ratio in ratios
     )
+
+
+def even_point(ratio: float, none: float, most: float, goal: float) -> PruneSpec:
+    """The one ratio for all modules that gives the sparsity `goal`, from what it is at a ratio of 0 and at `ratio`: a line."""
+    even = round(ratio * (goal - none) / (most - none), 6)
+    return PruneSpec(conv=even, c3=even, sppf=even)
 
 
 @dataclass(frozen=True)

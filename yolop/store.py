@@ -16,8 +16,8 @@ import re
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -74,19 +74,18 @@ class Record:
             raise StoreError(f'{self.run_id} is committed without {name}: compute it with records="fresh"')
         return self.folder / name
 
-    @property
+    @cached_property
     def checksum(self) -> str:
         """SHA-256 over all that the record's file says."""
-        return self._body()["checksum"]
+        return hashlib.sha256(canonical(self._body()).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The record as text, one row a line, with a checksum over all of it."""
-        return _one_row_a_line(self._body()) + "\n"
+        return _one_row_a_line(self._body() | {"checksum": self.checksum}) + "\n"
 
     def _body(self) -> dict:
-        body = {k: v for k, v in asdict(replace(self, folder=None, asked=None)).items() if k not in ("folder", "asked")}
-        body |= {"schema": SCHEMA, "status": "complete"}
-        return body | {"checksum": hashlib.sha256(canonical(body).encode()).hexdigest()}
+        written = (item.name for item in fields(self) if item.name not in ("folder", "asked"))
+        return {name: getattr(self, name) for name in written} | {"schema": SCHEMA, "status": "complete"}
 
     @classmethod
     def read(cls, path: Path, folder: Path | None = None) -> Record:

@@ -11,6 +11,7 @@ import nbformat
 import numpy as np
 from nbformat import v4
 from PIL import Image
+from support import Trap  # noqa: F401 (a trap like the others here)
 
 from yolop.data import folder
 
@@ -38,16 +39,6 @@ def shown(error: BaseException) -> str:
     text = str(error)
     assert len(text) < 15_000 and all(c.isprintable() or c == "\n" for c in text), ascii(text[:300])
     return text
-
-
-class Trap:
-    """Calls something when a plain unpickler meets it."""
-
-    def __init__(self, call, *args):
-        self.call, self.args = call, args
-
-    def __reduce__(self):
-        return self.call, self.args
 
 
 def pt(path: Path, pickled: bytes, storages=(), compression=zipfile.ZIP_STORED) -> Path:

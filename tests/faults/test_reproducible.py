@@ -52,7 +52,7 @@ from yolop.data.load import dataset_of
 from yolop.train import trainer
 
 def seen_by_workers(seed):
-    settings = get_cfg(overrides=trainer.arguments(graph.training("p", seed).spec, Path("nowhere"), "cpu"))
+    settings = get_cfg(overrides=trainer.arguments(graph.training("p", seed).spec, Path("nowhere")))
     dataset = dataset_of(study.record(graph.data))
     images = trainer.CheckedImages(dataset, "train", imgsz=96, augment=True, hyp=settings, batch_size=8)
     init_seeds(seed + 1, deterministic=True)  # as ultralytics' trainer does

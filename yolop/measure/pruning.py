@@ -20,7 +20,7 @@ from yolop.measure.evaluation import Validation, evaluate
 from yolop.network import yolov5
 from yolop.network.weights import load_weights, model_of
 from yolop.progress import progress
-from yolop.specs import PruneSpec, SensitivitySpec, SweepSpec, Variant, require
+from yolop.specs import PruneSpec, SensitivitySpec, SweepSpec, Variant, even_point, require
 from yolop.store import Record
 
 KINDS = ("Conv", "C3", "SPPF", "Detect")  # the layers that have convolutions; the others have no parameters
@@ -172,10 +172,8 @@ def compute(spec: SweepSpec, parents: dict[str, Record], folder: Path) -> dict:
     known = dict(zip(spec.points, rows, strict=True))
     if spec.label != "figures" or not set(CONTROLLED) <= set(known):
         return {"rows": rows}
-    # zeros of single weights grow with the ratio, so two points give the third
-    dense, high, goal = (known[point]["sparsity"] for point in CONTROLLED)
-    ratio = round(CONTROLLED[1].conv * (goal - dense) / (high - dense), 6)
-    return {"rows": rows, "control": row(PruneSpec(conv=ratio, c3=ratio, sppf=ratio))}
+    even = even_point(CONTROLLED[1].conv, *(known[point]["sparsity"] for point in CONTROLLED))
+    return {"rows": rows, "control": row(even)}
 
 
 def compute_sensitivity(spec: SensitivitySpec, parents: dict[str, Record], folder: Path) -> dict:

@@ -5,7 +5,6 @@ A verdict is one of: holds, does not hold, undecided (the interval reaches acros
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from yolop.specs import require
+from yolop.specs import require, require_known
 
 HOLDS, FAILS, OPEN, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 ABOUT = 0.25  # "about a" means from 0.75 a to 1.25 a
@@ -126,8 +125,7 @@ def judge(*pairs: tuple) -> pd.DataFrame:
     """
     known, rows = load(), {}
     for name, estimate, *text in pairs:
-        close = difflib.get_close_matches(str(name), known, 1)
-        require(name in known, "claim", name, (f'"{close[0]}", or ' if close else "") + "one of " + ", ".join(known))
+        require_known("claim", name, known)
         require(name not in rows, "claim", name, "each claim once")
         shown = text[0] if text else in_words(estimate)
         rows[name] = blank(known[name]) | {"estimate": shown, "verdict": verdict(known[name], estimate)}

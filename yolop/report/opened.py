@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +13,7 @@ import pandas as pd
 from yolop.report import show
 from yolop.report.scores import Score, Timing
 from yolop.settings import DATASETS, DEFAULT, Study, named_study, parse
-from yolop.specs import MODULES, FolderSpec, PruneSpec, require
+from yolop.specs import MODULES, FolderSpec, PruneSpec, even_point, require, require_known
 from yolop.store import Record, Store, host
 from yolop.study import beyond
 from yolop.study.graph import PRUNED, Graph, Node, generated
@@ -89,10 +88,7 @@ class OpenStudy:
 
     def model(self, label: str) -> Model:
         """A model by its label, such as "n" or "p-best": one training for each seed."""
-        known = list(self.graph.trainings)
-        close = difflib.get_close_matches(str(label), known, 1)
-        hint = f'"{close[0]}" (one of {", ".join(known)})' if close else "one of " + ", ".join(known)
-        require(label in known, "model", label, hint)
+        require_known("model", label, self.graph.trainings)
         return Model(self, label, tuple(self.graph.training(label, seed) for seed in self.settings.seeds))
 
     def models(self, *labels: str) -> dict[str, Model]:
@@ -212,19 +208,14 @@ class Model:
         return Score(tuple(self._rows("figures", seed, (point,))[0] for seed in self.study.settings.seeds))
 
     def even(self, by_type: Score) -> Score:
-        """The control of a pruning by type of module: one ratio for all modules that gives exactly as many zeros.
-
-        Zeros of single weights grow with the ratio, so that two points, none and uniform, give the third.
-        """
+        """The control of a pruning by type of module: one ratio for all modules that gives exactly as many zeros."""
         ratio = by_type.by_seed[0]["conv"]
         dense, uniform = self.pruned_score(PruneSpec()), self.pruned_score(PruneSpec(conv=ratio, c3=ratio, sppf=ratio))
         rows = []
         for seed, *three in zip(
             self.study.settings.seeds, dense.by_seed, uniform.by_seed, by_type.by_seed, strict=True
         ):
-            none, most, goal = (row["sparsity"] for row in three)
-            even = round(ratio * (goal - none) / (most - none), 6)
-            rows += self._rows("figures", seed, (PruneSpec(conv=even, c3=even, sppf=even),))
+            rows += self._rows("figures", seed, (even_point(ratio, *(row["sparsity"] for row in three)),))
         return Score(tuple(rows))
 
     def one_by_one(self) -> pd.DataFrame:
@@ -253,5 +244,6 @@ def data_spec(settings: Study):
         return FolderSpec(settings.dataset, public.digest(settings.dataset))
     from yolop.data import folder
 
-    found = folder.read(Path(settings.dataset).expanduser().resolve())
-    return FolderSpec(found.name, found.digest, str(Path(settings.dataset).expanduser().resolve()))
+    path = Path(settings.dataset).expanduser().resolve()
+    found = folder.read(path)
+    return FolderSpec(found.name, found.digest, str(path))

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from yolop.paper.claims import NotRun, Readings
-from yolop.report.scores import Ratio, Score, Timing
-from yolop.report.tables import timing
+from yolop.report.scores import Ratio, Score
 from yolop.settings import Study
 from yolop.study import beyond
 from yolop.study.names import NAMES, RUNTIME_NAMES, ZEROS
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
 
 
 NOTHING = NotRun("no engine was timed in this study")
-
-
-def pruned_timing(times: Timing) -> pd.DataFrame:
-    """Inference time of p (best), dense and with zeros, and the equivalence test for "no change"."""
-    return timing(times, {"p-best": NAMES["p-best"]})
 
 
 def widest(ratios: list[Ratio]) -> str:

@@ -15,6 +15,7 @@ from yolop.study.names import NAMES
 if TYPE_CHECKING:
     from yolop.report.opened import Model, OpenStudy
 
+FIGURE_2 = ("s", "n", "p", "p-best")  # our labels of its rows
 ORIGINAL = {  # what the original code computed (github.com/ultralytics/yolov5 at 5081342f, float32, CPU), one run each
     "coco128": {
         "what": "official n (v6.0), untouched, on coco128's train2017 images at 640 px",
@@ -97,12 +98,12 @@ def share_pct(modules: pd.DataFrame, label: str, *kinds: str) -> float:
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
-def timing(times: Timing, names: dict | None = None) -> pd.DataFrame:
+def timing(times: Timing) -> pd.DataFrame:
     """A row per timed network, the baseline first, its A/A control last: time, ratio to the baseline, "no change" shown?"""
     rows = []
     for key, row in [*times.rows.items(), (None, times.control)]:
         own = times.baseline if key is None else key
-        name = (names or NAMES).get(own, own)
+        name = NAMES.get(own, own)
         role = "control" if key is None else "baseline" if key == times.baseline else "variant"
         line = {"variant": f"{name} (again)" if key is None else name, "role": role}
         line |= {column: row[column] for column in ("latency_ms", "p90_ms", "fps", "ratio", "ratio_low", "ratio_high")}
@@ -135,11 +136,11 @@ def grid(study: OpenStudy) -> pd.DataFrame:
 
 def beside_paper(printed: list[dict], models: dict[str, Model], times: Timing) -> pd.DataFrame:
     """Figure 2: accuracy and time of the models, paper | ours | difference; means over training seeds."""
-    ours, rows = {model.name: model for model in models.values()}, []
-    for line in printed:
-        if line["model"] not in ours:
+    rows = []
+    for label, line in zip(FIGURE_2, printed, strict=True):
+        if label not in models:
             continue
-        model = ours[line["model"]]
+        model = models[label]
         columns, time = model.score("test").row(), times.rows[model.label]
         row = {"label": model.label, "model": model.name, "seeds": len(model.nodes)}
         for metric in METRICS:
@@ -188,13 +189,13 @@ def per_class(models: dict[str, Model]) -> pd.DataFrame:
 def val_and_test(study: OpenStudy, printed: list[dict]) -> pd.DataFrame:
     """Every model on val and on test, means over training seeds. Where val is train, as in coco128: on seen and unseen."""
     seen = any("images of val are in train" in warning for warning in study.data["warnings"])
-    paper, rows = {line["model"]: line["mAP50"] for line in printed}, []
+    paper, rows = {label: line["mAP50"] for label, line in zip(FIGURE_2, printed, strict=True)}, []
     for model in study.models().values():
         val, test = (model.score(split).row(limits=False) for split in ("val", "test"))
         row = {"label": model.label, "model": model.name, "val_images": "seen in training" if seen else "unseen"}
         for metric in METRICS:
             row |= {f"{metric}_val": val[metric], f"{metric}_test": test[metric]}
-        rows.append(row | {"mAP50_difference": val["mAP50"] - test["mAP50"], "mAP50_paper": paper.get(model.name)})
+        rows.append(row | {"mAP50_difference": val["mAP50"] - test["mAP50"], "mAP50_paper": paper.get(model.label)})
     return pd.DataFrame(rows)
 
 

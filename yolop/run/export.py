@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from yolop.data.load import dataset_of
+from yolop.files import StoreError
 from yolop.network import yolov5
 from yolop.network.weights import model_of
-from yolop.report.opened import OpenStudy
-from yolop.settings import named_study, parse
+from yolop.run.status import graph_of, opened
 from yolop.specs import require
 from yolop.speed import runtimes
 from yolop.speed.configurations import calibration_images
 from yolop.speed_specs import FORMATS
-from yolop.store import Store
+from yolop.study.graph import trainings_of
 
 
 def export(
@@ -34,10 +33,10 @@ def export(
         SpecError: an unknown name or value, or a folder in use.
         StoreError: the model was not trained here yet.
     """
-    folder, chosen = Path(out), named_study(study, **parse(shlex.join(settings)))
-    opened = OpenStudy(chosen, Store("computed"))
-    graph, seed = opened.graph, chosen.seeds[0] if seed is None else seed
-    require(model in graph.trainings, "model", model, "one of " + ", ".join(graph.trainings))
+    folder, asked = Path(out), opened(study, settings)
+    chosen, labels = asked.settings, trainings_of(asked.settings)
+    seed = chosen.seeds[0] if seed is None else seed
+    require(model in labels, "model", model, "one of " + ", ".join(labels))
     require(form in FORMATS, "format", form, "one of " + ", ".join(FORMATS))
     for name, value, known in (
         ("seed", seed, chosen.seeds),
@@ -47,12 +46,15 @@ def export(
         require(value in known, name, value, "one of " + ", ".join(map(str, known)))
     require(not (sparsity and channels_removed), "sparsity", sparsity, "zeros or removed channels, not both")
     require(not folder.exists() or not any(folder.iterdir()), "out", out, "a folder that is new or empty")
+    graph = graph_of(asked, ("computed",))
+    if graph is None:
+        raise StoreError(f"the data set of {study} was not computed on this machine yet: python -m yolop run {study}")
     tuned = sparsity or channels_removed
     node = graph.fine_tuned(seed, sparsity, channels_removed=channels_removed) if tuned else graph.training(model, seed)
-    record, runtime, imgsz = opened.record(node), FORMATS[form], chosen.imgsz
+    record, runtime, imgsz = asked.record(node), FORMATS[form], chosen.imgsz
     network = yolov5.fused(model_of(record))
     folder.mkdir(parents=True, exist_ok=True)
-    photographs = calibration_images(dataset_of(opened.record(graph.data)), imgsz) if form == "openvino-int8" else None
+    photographs = calibration_images(dataset_of(asked.record(graph.data)), imgsz) if form == "openvino-int8" else None
     runtimes.export(network, runtime, imgsz, folder, photographs)
-    runtimes.describe(folder, runtime, tuple(opened.data["names"]), imgsz, network.model[-1].anchors.tolist())
+    runtimes.describe(folder, runtime, tuple(asked.data["names"]), imgsz, network.model[-1].anchors.tolist())
     print(f"{record.run_id}: {', '.join(sorted(path.name for path in folder.iterdir()))} in {folder}")

@@ -143,6 +143,11 @@ def _figures() -> tuple[PruneSpec, ...]:
     ) + (PruneSpec("l1-global", 0.3),)
 
 
+def trainings_of(study: Study) -> dict[str, tuple[str, str, str]]:
+    """Label -> (shape, what it starts from, what it is trained for), of the models that a study trains."""
+    return {label: how for label, how in TRAININGS[study.pretraining].items() if how[0] in study.models}
+
+
 @dataclass(frozen=True)
 class Graph:
     """The nodes of one study. `data` and `corpus` are its data nodes, `facts` what the data record says of the first."""
@@ -155,8 +160,8 @@ class Graph:
 
     @property
     def trainings(self) -> dict[str, tuple[str, str, str]]:
-        """Label -> (shape, what it starts from, what it is trained for), of the models that this study trains."""
-        return {k: how for k, how in TRAININGS[self.study.pretraining].items() if how[0] in self.study.models}
+        """As of `trainings_of`."""
+        return trainings_of(self.study)
 
     @property
     def best_n(self) -> str:

@@ -26,6 +26,3 @@ ZEROS = {
     "layer": "zeros: the smallest of each layer",
     "random": "zeros: at random in each layer",
 }
-PRUNED = {  # the pruned networks that are timed, by their order in `graph.PRUNED`
-    "l1-unstructured 0.3": "L1 unstructured 0.3",
-}

@@ -102,12 +102,11 @@ class Trainer(DetectionTrainer):
         model: nn.Module,
         dataset: Dataset,
         folder: Path,
-        device: str,
         threads: int,
         parent: nn.Module | None = None,
     ):
         self.spec, self.dataset = spec, dataset
-        super().__init__(overrides=arguments(spec, folder, device))
+        super().__init__(overrides=arguments(spec, folder))
         torch.set_num_threads(threads)  # after ultralytics has set its own number
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self.model.gains, self.model.bfloat16 = gains(spec), spec.precision == "bfloat16"
@@ -253,14 +252,14 @@ def report(trainer: Trainer, row: dict, epoch: int, epochs: int) -> None:
     )
 
 
-def arguments(spec: TrainSpec, folder: Path, device: str) -> dict:
+def arguments(spec: TrainSpec, folder: Path) -> dict:
     """Every argument of ultralytics' trainer that could change a number, said explicitly (its defaults may move)."""
     h, s, v = spec.hsv
     return {
         "task": "detect", "mode": "train", "model": "yolop", "data": "checked", "pretrained": False, "resume": False,
         "epochs": spec.epochs, "time": None, "patience": 0, "batch": spec.batch,
         "nbs": spec.nominal_batch or spec.batch, "imgsz": spec.imgsz,
-        "device": device, "workers": 0, "seed": spec.seed, "deterministic": True, "compile": False, "cache": False,
+        "device": spec.device, "workers": 0, "seed": spec.seed, "deterministic": True, "compile": False, "cache": False,
         "amp": False, "optimizer": spec.optimizer, "lr0": spec.lr0,
         "lrf": spec.lrf, "momentum": spec.momentum, "weight_decay": spec.weight_decay, "cos_lr": spec.cos_lr,
         "warmup_epochs": spec.warmup_epochs, "warmup_momentum": 0.8, "warmup_bias_lr": spec.warmup_bias_lr, "freeze": None,
@@ -318,7 +317,7 @@ def train(
     threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 16)
     # by name, because `zeros` builds upon this module
     kind = resolve_name("yolop.train.zeros:SparseTrainer") if isinstance(spec, SparseTrainSpec) else Trainer
-    trainer = kind(spec, model, dataset, folder, spec.device, threads, parent=parent)
+    trainer = kind(spec, model, dataset, folder, threads, parent=parent)
     try:
         trainer.train()
         best = copy.deepcopy(trainer.ema.ema).eval().cpu().float()
