@@ -28,7 +28,7 @@ audit: $(BIN)/pip
 	    exit 1; }
 
 lab: $(READY)
-	cd notebooks && ../$(BIN)/python -m jupyterlab
+	$(BIN)/python -m jupyterlab
 
 clean:
 	rm -rf .venv yolop.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from yolop.data import SPLITS, digits
+from yolop.data import SPLITS, digits, load
 from yolop.data.digits import PHOTOGRAPHS, generate, handwriting, render
 from yolop.files import MARKER
+from yolop.report.opened import require_apart
+from yolop.settings import named_study
 from yolop.specs import DigitsSpec, SpecError, run_id
+from yolop.study.graph import generated
 
 TINY = DigitsSpec(train=6, val=3, test=4, imgsz=96)
-GOLDEN = "6a73f6f2124218123ee609a3d32a145bffb7adb01a5a46cdc5056fa1cedab07b"
+GOLDEN = "b42ba12efff85a19b0f874bee02b3efb36ff661ebe95bda98ffa0857358f3e68"
 GOLDEN_VERSIONS = {"numpy": "2.4.6", "pillow": "13.0.0", "scikit-learn": "1.9.1", "scikit-image": "0.26.0"}
 
 
@@ -39,7 +42,7 @@ def test_golden_digest(tiny):
     installed = {name: version(name) for name in GOLDEN_VERSIONS}
     if installed != GOLDEN_VERSIONS:
         pytest.skip(f"the golden digest is for {GOLDEN_VERSIONS}, installed are {installed}")
-    assert tiny.digest == GOLDEN, "the generator makes other images: raise specs.SCHEMA, then renew this digest"
+    assert tiny.digest == GOLDEN, "the generator makes other images: raise DigitsSpec.material, then renew this digest"
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"part": "corpus"}, {"turn_deg": 5.0}, {"classes": (5, 6)}])
@@ -83,15 +86,38 @@ def test_what_is_not_whole_is_made_anew(tiny, tmp_path, damage):
 
 
 def test_no_sample_of_handwriting_is_in_two_splits():
-    targets = digits._handwriting()[1]
-    for seed in (0, 1):
-        parts = handwriting(seed)
-        everything = np.concatenate([indices for split in SPLITS for indices in parts[split]])
-        assert sorted(everything) == list(range(1797))
-        assert all((targets[parts[split][digit]] == digit).all() for split in SPLITS for digit in range(10))
-        shares = [sum(map(len, parts[split])) / 1797 for split in SPLITS]
-        np.testing.assert_allclose(shares, [0.6, 0.15, 0.25], atol=0.005)
-    assert not np.array_equal(handwriting(0)["test"][3], handwriting(1)["test"][3])
+    targets, parts = digits._handwriting()[1], handwriting()
+    everything = np.concatenate([indices for split in SPLITS for indices in parts[split]])
+    assert sorted(everything) == list(range(1797))
+    assert all((targets[parts[split][digit]] == digit).all() for split in SPLITS for digit in range(10))
+    shares = [sum(map(len, parts[split])) / 1797 for split in SPLITS]
+    np.testing.assert_allclose(shares, [0.6, 0.15, 0.25], atol=0.005)
+
+
+@pytest.mark.parametrize("name", ["digits", "smoke"])
+def test_no_set_of_a_study_shows_what_another_is_tested_on(name, tmp_path, monkeypatch):
+    """Over the data set and the corpus of a study, whose seeds differ: what was drawn for test is in no other split's images."""
+    study, drawn, digit = named_study(name), {}, digits._digit
+    for spec in (generated(study), generated(study, corpus=True)):
+        for split in SPLITS:
+            seen = drawn[spec.part, split] = set()
+            monkeypatch.setattr(digits, "_digit", lambda rng, ids, spec, seen=seen: seen.update(ids) or digit(rng, ids, spec))
+            for index in range(40):
+                render(spec, split, index)
+    for tested in (("digits", "val"), ("digits", "test")):
+        assert not drawn[tested] & set.union(*(ids for key, ids in drawn.items() if key != tested))
+    facts = [load.summary(generate(replace(spec, train=4, val=4, test=4), tmp_path / spec.part)) for spec in
+             (generated(study), generated(study, corpus=True))]  # fmt: skip
+    require_apart(*facts)
+    leaked = facts[0]["splits"]["test"]["material"][:2]
+    facts[1]["splits"]["val"]["material"] += leaked  # as the corpus of the first version did
+    with pytest.raises(SpecError, match="material of test = '2 samples or photographs that are trained on'"):
+        require_apart(*facts)
+
+
+def test_images_of_one_photograph_are_one_group(tiny):
+    split = generate(replace(TINY, test=60), tiny.root.parent / "groups").splits["test"]
+    assert set(split.groups) == set(PHOTOGRAPHS["test"]) and len(split.groups) == 60
 
 
 def test_no_photograph_is_in_two_splits():
@@ -111,7 +137,7 @@ def test_each_split_draws_from_its_own_material_and_the_corpus_from_train(monkey
     for index in range(25):
         render(replace(TINY, part=part), split, index)
     assert 2 <= len(photographs) and photographs <= set(PHOTOGRAPHS[source])
-    assert drawn <= set(np.concatenate(handwriting(0)[source]))
+    assert drawn <= set(np.concatenate(handwriting()[source]))
 
 
 def test_boxes_are_exactly_where_the_picture_changed():

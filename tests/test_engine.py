@@ -113,10 +113,10 @@ OFFICIAL = Path(__file__).resolve().parents[1].parent / "shared/weights"
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official weights are not beside the project")
 def test_the_lines_of_the_readme_run():
     """A user's lines, word for word: official weights, zeros, the engine; same predictions as the pruned model."""
-    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[1] / "docs" / "engine.md").read_text(encoding="utf-8")
     code = text.split("```python")[1].split("```")[0]
     names = {"image": torch.rand(1, 3, 320, 320, generator=torch.Generator().manual_seed(0))}
-    exec(code.replace('"yolov5n.pt"', repr(str(OFFICIAL / "yolov5n-v6.0.pt"))), names)  # our own README
+    exec(code.replace('"yolov5n.pt"', repr(str(OFFICIAL / "yolov5n-v6.0.pt"))), names)  # our own page
     with torch.no_grad():
         expected = names["model"](names["image"])
     torch.testing.assert_close(names["predictions"][..., 4:], expected[..., 4:], rtol=0, atol=1e-4)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from yolop.data.folder import Dataset, Split
 from yolop.measure import evaluation, pictures
@@ -254,3 +255,97 @@ def test_rectangles_are_the_originals():
         ([1.0], 128, (160, 160)),
     ):
         assert evaluation._rectangle(np.array(ratios), imgsz) == expected
+
+
+# --- whole evaluations of a network that sees what it is told ----------------------------------------------------------
+
+
+class Told(torch.nn.Module):
+    """A network whose predictions, rows of (x1, y1, x2, y2, objectness, class scores ...), are the same on every image."""
+
+    def __init__(self, *rows):
+        super().__init__()
+        corners = torch.tensor(rows, dtype=torch.float32)
+        centres, sizes = (corners[:, :2] + corners[:, 2:4]) / 2, corners[:, 2:4] - corners[:, :2]
+        self.rows = torch.nn.Parameter(torch.cat((centres, sizes, corners[:, 4:]), 1))
+
+    def forward(self, images):
+        return self.rows.expand(len(images), -1, -1)
+
+
+def photographs(folder, *labels, groups=()) -> evaluation.Validation:
+    """Images of 96 x 64 px with 16 px of padding on all sides; labels of (class, left, top, right, bottom) count the padding."""
+    paths, boxes = [], []
+    for i, rows in enumerate(labels):
+        paths.append(folder / f"{i}.png")
+        Image.new("RGB", (96, 64)).save(paths[-1])
+        rows = np.array(rows, float).reshape(-1, 5) - [0, 16, 16, 16, 16]
+        sides = np.array([96, 64])
+        boxes.append(np.hstack([rows[:, :1], (rows[:, 1:3] + rows[:, 3:]) / 2 / sides, (rows[:, 3:] - rows[:, 1:3]) / sides]))
+    split = Split(tuple(paths), tuple(boxes), groups)
+    return evaluation.Validation(Dataset("told", folder, ("cat", "dog"), {"test": split}, "", ()), "test", 96)
+
+
+HERE_IS_ONE = (32, 40, 64, 72)  # a box in px of the letterbox
+
+
+@pytest.mark.parametrize(("labels", "rows", "expected"), [
+    # of two boxes that share 0.67, suppression at 0.6 leaves the more confident: right at thresholds 0.5 to 0.65
+    ([(0, *HERE_IS_ONE)], [(32, 40, 64, 72, 1, 0.8, 0), (32, 40, 64, 61.44, 1, 0.9, 0)], (1, 0.4)),
+    # of two that share 0.5 both stay, and the right one counts after a false one
+    ([(0, *HERE_IS_ONE)], [(32, 40, 64, 72, 1, 0.8, 0), (32, 56, 64, 88, 1, 0.9, 0)], (0.5, 0.5)),
+    # a confidence of 0.004 counts, one of 0.0004 does not
+    ([(0, *HERE_IS_ONE)], [(*HERE_IS_ONE, 1, 0.004, 0)], (1, 1)),
+    ([(0, *HERE_IS_ONE)], [(*HERE_IS_ONE, 1, 0.0004, 0)], (0, 0)),
+    # one box may be of several classes
+    ([(0, *HERE_IS_ONE), (1, *HERE_IS_ONE)], [(*HERE_IS_ONE, 1, 0.9, 0.8)], (1, 1)),
+    # what reaches over the edge of the photograph is cut off there
+    ([(0, 16, 40, 32, 72)], [(-64, 40, 32, 72, 1, 0.9, 0)], (1, 1)),
+    ([(0, 32, 16, 64, 48)], [(32, -32, 64, 48, 1, 0.9, 0)], (1, 1)),
+])  # fmt: skip
+def test_what_counts_as_seen(tmp_path, labels, rows, expected):
+    found = evaluation.evaluate(Told(*rows), photographs(tmp_path, labels))
+    assert (found["mAP50"], found["mAP50_95"]) == pytest.approx(expected, abs=0.01)
+
+
+def test_a_resample_draws_images_with_their_boxes(tmp_path):
+    """One image's only box is seen, another's three are not: a sample with the first twice has mAP 1, with the other twice 0."""
+    missed = [(0, 0, 20, 8, 28), (0, 10, 20, 18, 28), (0, 20, 20, 28, 28)]
+    labels, seen = [[(0, *HERE_IS_ONE)], missed], (*HERE_IS_ONE, 1, 0.9, 0)
+    found = evaluation.evaluate(Told(seen), photographs(tmp_path, *labels), resamples=200)
+    values, counts = np.unique(found["mAP50_resampled"], return_counts=True)
+    assert values[0] == 0 and values[-1] == pytest.approx(1, abs=0.01) and len(values) == 3 and counts.min() > 30
+    assert "groups" not in found
+
+
+def test_images_of_one_photograph_are_drawn_together():
+    groups, labelled = np.array([0, 0, 1, 1, 1, 2]), np.array([True, True, True, False, True, False])
+    weights = evaluation.resampled_images(groups, labelled, 500)
+    assert weights.shape == (500, 6)
+    for members in (slice(0, 2), slice(2, 5)):
+        assert (weights[:, members] == weights[:, members][:, :1]).all()
+    assert set(np.unique(weights[:, 0])) == {0, 1, 2, 3}
+    assert (weights[:, labelled].sum(1) > 0).all(), "a sample without a labelled box has no mAP"
+
+
+def test_a_split_of_backgrounds_but_for_one_image_has_scores_in_every_sample(tmp_path):
+    labels = [[(0, *HERE_IS_ONE)], *[[]] * 8]
+    found = evaluation.evaluate(Told((*HERE_IS_ONE, 1, 0.9, 0)), photographs(tmp_path, *labels), resamples=100)
+    assert np.isfinite(found["mAP50_resampled"]).all()
+
+
+def test_groups_of_a_data_set_reach_the_scores(tmp_path):
+    labels = [[(0, *HERE_IS_ONE)]] * 4
+    found = evaluation.evaluate(
+        Told((*HERE_IS_ONE, 1, 0.9, 0)), photographs(tmp_path, *labels, groups=("a", "b", "a", "b")), resamples=50
+    )
+    assert found["groups"] == 2
+
+
+def test_images_of_equal_shape_come_in_a_drawn_order_where_one_is_asked_for(tmp_path):
+    dataset = photographs(tmp_path, *[[]] * 8)
+    split = Split(tuple(tmp_path / f"{i}.png" for i in range(8)), (np.zeros((0, 5)),) * 8)
+    whole = Dataset("told", tmp_path, ("cat", "dog"), {"test": split}, "", ())
+    orders = [evaluation.Validation(whole, "test", 96, batch=3, ties=ties).batches for ties in (None, 0, 0, 1)]
+    assert orders[0] == [[0, 1, 2], [3, 4, 5], [6, 7]] and dataset.batches == [list(range(8))]
+    assert orders[1] == orders[2] != orders[0] != orders[3] != orders[1]

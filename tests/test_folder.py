@@ -100,7 +100,7 @@ REFUSED = {
     "list not UTF-8": (list_of(b"caf\xe9.png"), "v.txt: not readable as UTF-8"),
     "four columns": (line("0 0.5 0.5 0.2"), f"{LABEL}:2: 4 columns"),
     "six columns": (line("0 0.5 0.5 0.2 0.2 0.9"), f"{LABEL}:2: 6 columns"),
-    "polygon": (line("0 .1 .1 .2 .1 .2 .2"), f"{LABEL}:2: 7 columns"),
+    "a polygon's half point": (line("0 .1 .1 .2 .1 .2 .2 .3"), f"{LABEL}:2: 8 columns, .* or a polygon"),
     "words": (line("\ncat 0.5 0.5 0.2 0.2"), f"{LABEL}:3: not numbers: cat"),
     "commas": (line("0, 0.5, 0.5, 0.2, 0.2"), f"{LABEL}:2: not numbers"),
     "NaN": (line("0 0.5 nan 0.2 0.2"), f"{LABEL}:2: coordinates must be 0 to 1"),
@@ -112,8 +112,7 @@ REFUSED = {
     "pixels": (line("0 10 8 4 4"), f"{LABEL}:2: coordinates must be 0 to 1, as shares"),
     "just beyond 1": (line("0 1.00001 0.5 0.2 0.2"), f"{LABEL}:2: coordinates must be 0 to 1"),
     "negative": (line("0 0.5 0.5 -0.2 0.2"), f"{LABEL}:2: coordinates must be 0 to 1"),
-    "no width": (line("0 0.5 0.5 0 0.2"), f"{LABEL}:2: a box without area"),
-    "no height": (line("0 0.5 0.5 0.2 -0.0000001"), f"{LABEL}:2: a box without area"),
+    "many boxes without area": (line("0 .5 .5 0 .2\n" * 4), "4 of 13 boxes have no area: the labels are damaged"),
     "label not UTF-8": (line(b"0 0.5 0.5 0.2 0.2\xff"), f"{LABEL}: not readable as UTF-8"),
     "no box": (lambda root: (root / "labels/val/0.txt").unlink(), "val: no box .*labels/val/0.txt"),
     "cut PNG": (cut(".png"), BAD),
@@ -228,7 +227,72 @@ def test_an_image_without_label_file_is_background_and_a_label_without_image_is_
     (root / "labels/train/7.txt").write_text("nonsense")
     dataset = read(root / "data.yaml")
     assert [label.shape for label in dataset.splits["train"].labels] == [(0, 5), (0, 5), (2, 5)]
-    assert dataset.warnings == ("1 label files belong to no image; the first: labels/train/7.txt",)
+    assert dataset.warnings == (
+        "2 of 3 images of train have no box: they are backgrounds",
+        "1 label files belong to no image; the first: labels/train/7.txt",
+    )
+
+
+def test_polygons_become_the_boxes_around_them_and_boxes_without_area_are_left_out(root):
+    label(root, "0 0.1 0.2 0.5 0.2 0.3 0.6\n1 0.5 0.5 0 0.2\n1 0.5 0.5 0.2 0.2\n")
+    dataset = read(root / "data.yaml")
+    np.testing.assert_allclose(dataset.splits["train"].labels[1][1:], [[0, 0.3, 0.4, 0.4, 0.4], [1, 0.5, 0.5, 0.2, 0.2]], atol=1e-6)
+    assert dataset.warnings == (
+        "1 polygons, taken as the boxes around them; the first: labels/train/1.txt:2",
+        "1 boxes without area left out; the first: labels/train/1.txt:3",
+    )
+
+
+def test_what_is_not_read_is_told_and_hidden_folders_are_no_data(root):
+    before = read(root / "data.yaml")
+    for name in (".ipynb_checkpoints/0-checkpoint.png", ".hidden.png", "a.heic", "b.heic", "notes"):
+        (root / "images/train" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / "images/train/0.png", root / "images/train" / name)
+    dataset = read(root / "data.yaml")
+    assert dataset.digest == before.digest and len(dataset.splits["train"].images) == 3
+    assert dataset.warnings == ("train: files among the images that are not read: 1 without a suffix, 2 .heic",)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".pjpeg"])
+def test_every_name_of_a_format_that_is_decoded_is_read(root, suffix):
+    Image.fromarray(np.zeros((16, 20, 3), np.uint8)).save(root / "images/train/9.jpg")
+    (root / "images/train/9.jpg").rename(root / f"images/train/9{suffix}")
+    (root / "labels/train/9.TXT").write_text("0 0.5 0.5 0.2 0.4\n")  # as Windows may write it
+    dataset = read(root / "data.yaml")
+    assert [len(boxes) for boxes in dataset.splits["train"].labels] == [2, 2, 2, 1] and dataset.warnings == ()
+
+
+def test_a_yaml_as_windows_and_exports_write_it(root):
+    configure(root, train="images\\train", val="..\\images\\val", test="../gone/images", names=[{0: "cat"}, {1: "dog"}])
+    dataset = read(root / "data.yaml")
+    assert dataset.names == ("cat", "dog") and dataset.splits["test"].images == dataset.splits["val"].images
+    assert dataset.warnings[0] == "test: '../gone/images' is not there" and "val stands in" in dataset.warnings[1]
+
+
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="no cases beside the project")
+@pytest.mark.parametrize(("case", "train", "told"), [
+    ("01-few-boxes-many-backgrounds", None, r"4 of 6 images of val have no box"),
+    ("02-label-suffix-TXT", None, ""),
+    ("04-ipynb-checkpoints", 3, ""),
+    ("05-jfif-pictures", None, ""),
+    ("06-warnings-nobody-sees", None, r"3 of 4 images of val are in train too"),
+    ("07-one-polygon-line", None, "1 polygons, taken as the boxes around them"),
+    ("08-one-box-without-area", None, "1 boxes without area left out"),
+    ("09-backslash-paths", None, ""),
+    ("10-test-folder-missing", None, "is not there"),
+    ("12-names-as-mappings", None, ""),
+    ("28-one-test-picture", None, ""),
+])  # fmt: skip
+def test_what_users_bring(case, train, told, tmp_path):
+    (found,) = shutil.copytree(CASES / case, tmp_path / case).rglob("data.yaml")
+    dataset = read(found)
+    assert train in (None, len(dataset.splits["train"].images)) and told in " ".join(dataset.warnings)
+    assert all(sum(map(len, split.labels)) for split in dataset.splits.values())
+    if case == "02-label-suffix-TXT":
+        assert all(len(boxes) for boxes in dataset.splits["train"].labels)
 
 
 def test_without_test_val_stands_in(root):
@@ -243,7 +307,7 @@ def test_the_same_image_in_two_splits_is_reported(root):
     shutil.copy(root / "images/train/1.png", root / "images/test/copy.png")
     configure(root, val="images/train")
     dataset = read(root / "data.yaml")
-    assert dataset.warnings == (
+    assert dataset.warnings[:3] == (
         "3 of 3 images of val are in train too: not unseen data",
         "1 of 2 images of test are in train too: not unseen data",
         "1 of 2 images of test are in val too: not unseen data",
@@ -334,4 +398,4 @@ def test_any_label_line_is_a_good_box_or_a_clear_refusal(line):
     except ValueError as error:
         assert any(word in str(error) for word in ("columns", "not numbers", "class", "coordinates", "area"))
     else:
-        assert label in (0, 1, 2) and 0 <= cx <= 1 and 0 <= cy <= 1 and 0 < w <= 1 and 0 < h <= 1
+        assert label in (0, 1, 2) and 0 <= cx <= 1 and 0 <= cy <= 1 and 0 <= w <= 1 and 0 <= h <= 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -18,7 +20,7 @@ from yolop.specs import SpecError
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["fly"], ["run", "--records", "old"], ["verify", "digits", "--only", "01"], ["export", "--format", "pt"], ["doctor", "x"]],
+    [["fly"], ["run", "--records", "old"], ["verify", "digits", "--only", "01"], ["export", "--format", "pt"], ["doctor", "x"]],
 )
 def test_unusable_command_line_is_refused(capsys, arguments):
     with pytest.raises(SystemExit, match="2"):
@@ -77,3 +79,25 @@ def test_help_of_run_lists_every_setting_with_its_range(capsys):
         if item.name not in ("name", "digest"):
             assert f"\n  {item.name:16} {item.metadata['meaning']}: {item.metadata['allowed']}" in printed
     assert set(command_line.COMMANDS) == {"run", "status", "verify", "doctor", "publish", "export"}
+
+
+def test_the_command_line_starts_where_there_is_no_module_resource():
+    """As on Windows."""
+    code = (
+        "import sys, psutil, zmq\n"  # which use it on Linux themselves
+        "sys.modules.pop('resource', None)\n"
+        "class No:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        if name == 'resource':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, No)\n"
+        "import yolop.__main__, yolop.run.runner, yolop.run.verify, yolop.run.doctor, yolop.run.status"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert all(command in said for command in command_line.COMMANDS)

@@ -13,7 +13,7 @@ from test_weights import OFFICIAL
 
 from yolop.network import official, yolov5
 from yolop.network.official import CheckpointError
-from yolop.specs import MODELS
+from yolop.specs import MODELS, ModelSpec
 
 needs_weights = pytest.mark.skipif(not OFFICIAL.exists(), reason="the official weights are not beside the project")
 
@@ -72,3 +72,72 @@ def test_a_file_that_would_run_code_is_refused_by_the_name_it_asks_for(tmp_path)
     with zipfile.ZipFile(tmp_path / "evil.pt") as archive:  # what an unpickler does with it
         pickle.loads(archive.read("evil/data.pkl"))
     assert (tmp_path / "canary").exists()
+
+
+CASES = OFFICIAL.parents[1] / "cases"
+needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="no cases beside the project")
+
+
+@needs_cases
+@pytest.mark.parametrize("case", ["15-checkpoint-with-a-path", "16-checkpoint-not-stripped-numpy2"])
+def test_checkpoints_as_the_original_writes_them_today_are_read(case):
+    """A path among the settings and numbers of NumPy 2 are inert, and nothing that we need."""
+    model = yolov5.build(ModelSpec(0.2, 0.125), 3)
+    tensors = official.read_official(CASES / case / "best.pt")
+    official.load_official(model, tensors)
+    assert len(tensors) == 325 and all(torch.equal(v, tensors[name]) for name, v in model.state_dict().items())
+
+
+@needs_cases
+def test_a_state_dict_is_read_where_one_says_what_it_is(tmp_path):
+    path = CASES / "18-checkpoint-of-a-state-dict" / "best.pt"
+    with pytest.raises(CheckpointError, match=r"best\.pt is a state dict, .* read_official\(path, state_dict=True\)"):
+        official.read_official(path)
+    official.load_official(yolov5.build(ModelSpec(0.2, 0.125), 3), official.read_official(path, state_dict=True))
+
+
+class Stranger(torch.nn.Module):
+    """What a class of another code looks like in a file; its name is given to each subclass."""
+
+
+def saved(path, monkeypatch, spoil, whole=lambda network: network):
+    """A checkpoint of our n as the original's classes would have written it, after `spoil` has changed its layers."""
+    module = ModuleType("models.yolo")
+    for name in ("models", "models.yolo"):
+        monkeypatch.setitem(sys.modules, name, module)
+
+    def stranger(kind, **buffers):
+        if not hasattr(module, kind):
+            setattr(module, kind, type(kind, (Stranger,), {"__module__": "models.yolo", "__qualname__": kind}))
+        made = getattr(module, kind)()
+        for name, value in buffers.items():
+            setattr(made, name, value)
+        return made
+
+    layers = [stranger(kind) for kind in official.LAYERS]
+    layers[0].bn, layers[1].act, layers[-1].nl = torch.nn.BatchNorm2d(4), torch.nn.SiLU(), 3
+    spoil(layers, stranger)
+    network = stranger("Model", model=torch.nn.Sequential(*layers))
+    torch.save({"model": whole(network)}, path)
+    return path
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (lambda layers, stranger: setattr(layers[1], "act", torch.nn.LeakyReLU(0.1)), "a YOLOv5 with LeakyReLU in place of SiLU"),
+    (lambda layers, stranger: setattr(layers[-1], "nl", 4), r"a network with 4 outputs \(P6 or P2\)"),
+    (lambda layers, stranger: layers.__setitem__(0, stranger("Focus")), "of before v6.0, whose first layer is Focus"),
+    (lambda layers, stranger: layers.__setitem__(4, stranger("C2f")), r"another network \(25 layers, the last Detect\)"),
+    (lambda layers, stranger: delattr(layers[0], "bn"), r"fused \(its batch norm is folded away\)"),
+    (lambda layers, stranger: layers[1].register_buffer("weight_mask", torch.ones(1)), r"masks that are still on \(model\.1"),
+])  # fmt: skip
+def test_a_network_that_we_do_not_build_is_refused_by_its_name(tmp_path, monkeypatch, spoil, words):
+    with pytest.raises(CheckpointError, match=rf"a\.pt is .*{words}.*this project builds"):
+        official.read_official(saved(tmp_path / "a.pt", monkeypatch, spoil))
+
+
+def test_a_network_of_ours_is_read_also_from_several_devices(tmp_path, monkeypatch):
+    plain = official.read_official(saved(tmp_path / "a.pt", monkeypatch, lambda layers, stranger: None))
+    wrapped = official.read_official(
+        saved(tmp_path / "b.pt", monkeypatch, lambda layers, stranger: None, lambda network: torch.nn.DataParallel(network))
+    )
+    assert plain.keys() == wrapped.keys() and "model.0.bn.weight" in plain

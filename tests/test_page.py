@@ -11,6 +11,7 @@ from nbformat import v4
 from yolop.run.page import page
 
 TABLE = "| claim | verdict |\n| :-- | --: |\n| p < n | does not hold |\n| &lt;script> | holds |\n"
+TABLE += "| q | undecided: one training seed |\n| r | holds by construction |\n"
 SVG = '<?xml version="1.0"?>\n<svg width="9"><defs><path id="a"/></defs><use xlink:href="#a"/><g clip-path="url(#a)"/>{}</svg>\n'
 
 
@@ -48,6 +49,8 @@ def test_it_shows_what_the_notebooks_show_the_last_first(html):
     assert "AAAA" not in html and "secret" not in html and "주장" not in html
     assert "plain &lt;b&gt;" in html and "said &lt;i&gt;" in html
     assert '<td class="verdict does-not-hold">does not hold</td>' in html and '<td class="verdict holds">' in html
+    assert '<td class="verdict undecided">undecided: one training seed</td>' in html
+    assert '<td class="verdict by-construction">holds by construction</td>' in html
 
 
 def test_contents_lead_to_every_heading(html):

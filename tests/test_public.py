@@ -16,9 +16,10 @@ from yolop import files
 from yolop.data import SPLITS, DatasetError, downloads, public
 from yolop.data.downloads import DownloadError, fetch, manifest_text, read_manifest
 from yolop.data.images import image_size
-from yolop.data.public import BCCD_NAMES, DATASETS, SOURCES, digest, load, official_weights, voc_boxes
+from yolop.data.public import DATASETS, SOURCES, VOC, digest, load, official_weights, voc_boxes
 from yolop.specs import SpecError
 
+BCCD_NAMES = VOC["bccd"][0]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 beside = pytest.mark.skipif(not (SHARED / "data" / "BCCD_Dataset").is_dir(), reason="no data sets beside the project")
 
@@ -152,7 +153,7 @@ def test_identity_is_known_without_data_and_follows_content(bccd, tmp_path, monk
 
 def test_identities_do_not_move():
     """If one of them moves, every committed record of its study is out of reach."""
-    assert {name: digest(name)[:8] for name in DATASETS} == {"bccd": "b455446d", "coco128": "91b614ac"}
+    assert {name: digest(name)[:8] for name in DATASETS} == {"bccd": "b455446d", "raccoon": "eb45f2f1", "coco128": "91b614ac"}
 
 
 def test_sources_and_manifests_belong_together():
@@ -164,12 +165,13 @@ def test_sources_and_manifests_belong_together():
         images = {Path(path).stem for path in files if path.startswith(f"images/{split}/")}
         labels = {Path(path).stem for path in files if path.startswith(f"labels/{split}/")}
         assert len(images) == 128 and labels <= images
-    assert [path.split(".")[-1] for path in read_manifest("bccd")].count("jpg") == 364
+    photographs = {name: sum(path.endswith(".jpg") for path in read_manifest(name)) for name in VOC}
+    assert photographs == {"bccd": 364, "raccoon": 200}
 
 
 def test_unknown_names(tmp_path):
     for call in (lambda: digest("coco"), lambda: load("yolov5n-v6.0", tmp_path)):
-        with pytest.raises(SpecError, match="use bccd or coco128"):
+        with pytest.raises(SpecError, match="use one of bccd, raccoon, coco128"):
             call()
 
 
@@ -200,12 +202,26 @@ def test_the_real_bccd(tmp_path, monkeypatch):
 
 
 @beside
+def test_the_real_raccoons(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "DATA", None)
+    found = load("raccoon", tmp_path / "made")
+    assert counts(found) == {"train": (120, 131), "val": (40, 42), "test": (40, 44)} and found.names == ("raccoon",)
+    listed = (SHARED / "data/raccoon_dataset/data/test_labels.csv").read_text().split()
+    assert {path.name for path in found.splits["test"].images} == {line.split(",")[0] for line in listed[1:]}
+    contents = {name: {path.read_bytes() for path in split.images} for name, split in found.splits.items()}
+    assert not contents["train"] & (contents["val"] | contents["test"]) and not contents["val"] & contents["test"]
+    (image,) = (i for i, path in enumerate(found.splits["train"].images) if path.stem == "raccoon-17")
+    np.testing.assert_allclose(found.splits["train"].labels[image], [[0, 131 / 259, 89 / 194, 72 / 259, 58 / 194]], atol=1e-6)
+
+
+@beside
 def test_the_real_coco128_is_used_in_place(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "DATA", None)
     found = load("coco128", tmp_path / "made")
     assert counts(found) == {"train": (128, 929), "val": (128, 929), "test": (128, 898)}
     assert found.name == "coco128" and found.nc == 80 and found.names[0] == "person" and found.names[79] == "toothbrush"
-    assert found.warnings == ("128 of 128 images of val are in train too: not unseen data",)
+    assert found.warnings == ("128 of 128 images of val are in train too: not unseen data", *(
+        f"2 of 128 images of {split} have no box: they are backgrounds" for split in ("train", "val")))  # fmt: skip
     assert found.root == SHARED / "data/coco128" and [p.name for p in (tmp_path / "made").iterdir()] == ["coco128.yaml"]
 
 

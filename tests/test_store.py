@@ -56,6 +56,15 @@ def obtained(tmp_path, spec=SPEC, records="fresh") -> Record:
     return Store(records, tmp_path).obtain(Node(spec))
 
 
+def test_a_timing_waits_and_its_record_says_how_busy_the_machine_was(tmp_path, doing, monkeypatch):
+    doing(Work())
+    monkeypatch.setattr(store.idle, "wait_until_idle", lambda: 0.1)
+    monkeypatch.setattr(store.idle, "busy_cores", lambda: 0.3)
+    host = Store("fresh", tmp_path).obtain(Node(SPEC, quiet=True)).host
+    assert (host["busy_cores_before"], host["busy_cores_after"]) == (0.1, 0.3)
+    assert "busy_cores_before" not in obtained(tmp_path, replace(SPEC, label="other")).host
+
+
 def test_work_is_done_once(tmp_path, doing):
     work = doing(Work())
     first, again = obtained(tmp_path), obtained(tmp_path)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from yolop import PruneSpec, audit, open_study, points, speed_tables, tables
+from yolop.report.scores import Score
 from yolop.store import StoreError
 
 
@@ -69,6 +70,38 @@ def test_the_largest_ratio_stops_at_the_first_that_fails():
     assert tables.largest_ratio(pd.DataFrame(rows), 0.95) == {"m": "at no ratio tried"}
 
 
+def test_filters_are_kept_up_to_the_first_ratio_that_fails():
+    """A sweep with a hole: what recovers after a failure does not count as kept."""
+    kept = {"l1-structured": {0.01: 0.9, 0.02: 0.5, 0.03: 0.9}, "l1-unstructured": {0.01: 0.9, 0.02: 0.9, 0.03: 0.9}}
+    rows = [
+        {"method": method, "modules": "all", "seed": 0, "ratio": ratio, "sparsity": ratio, "mAP50": mAP50, "mAP50_95": 0.5}
+        for method, by_ratio in kept.items()
+        for ratio, mAP50 in by_ratio.items()
+    ]
+    dense = Score(({"mAP50": 0.9},), 72)
+    found = tables.tiny_ratios(pd.DataFrame(rows).assign(training_seed=0), dense)
+    assert found.holds and found.text == "95 % of mAP50 kept up to ratio 0.01 structured, up to 0.03 unstructured"
+    nothing = tables.tiny_ratios(pd.DataFrame(rows).assign(training_seed=0), Score(({"mAP50": 0.01},), 72))
+    assert nothing.doubt.startswith("not learnt")
+
+
+def test_controls_are_as_long_as_they_say(study):
+    table = tables.controls(study).set_index("label")
+    assert set(table.index) == {"n", "p", "n-coco", "p-same-steps", "p-coco", "p-coco-same-steps", "p-other"}
+    same = table.loc[["p-same-steps", "p-coco-same-steps"]]
+    assert (same["steps"] == same["steps_p_best"]).all() and (table.loc["p", "steps"] < table.loc["p", "steps_p_best"])
+    for label, row in table.iterrows():
+        ahead = study.model("p-best").score() - study.model(label).score()
+        assert (row["points_ahead"], row["ahead_low"]) == (ahead.value, ahead.low)
+
+
+def test_a_layer_costs_what_it_loses_more_than_the_median(best):
+    found, text = tables.costs(best.one_by_one(), "model.24.")
+    assert found.seeds == 3 and found.low < found.value < found.high and f"{found}" in text
+    alone, _ = tables.costs(best.one_by_one().query("training_seed == 0"), "model.24.")
+    assert alone.doubt
+
+
 def test_roles_tell_baseline_and_control(study):
     table = tables.timing(study.timing("pruned"))
     assert table["role"].tolist() == ["baseline", *["variant"] * 6, "control"]
@@ -98,6 +131,33 @@ def test_a_study_without_zeros_has_empty_tables_and_says_so():
     assert layers.empty and speed_tables.uniform(study, layers).empty and speed_tables.trained_zeros(study).empty
     assert "bccd does" in speed_tables.answer(layers, layers, study.settings)
     assert speed_tables.weighted_ratio(layers, "n", 0.3).text == "no engine was timed in this study"
+
+
+def test_what_zeros_bring_is_over_the_same_engine_without_them(study):
+    layers = speed_tables.atlas(study)
+    uniform = speed_tables.uniform(study, layers)
+    for found in (speed_tables.by_zeros(uniform, "n", 0.0), speed_tables.weighted_ratio(layers, "n", 0.0)):
+        assert found.value == 1 and found.low < 1 < found.high
+    over_pytorch = speed_tables.engine_ratio(uniform, "n", 0.9).value
+    assert over_pytorch < speed_tables.by_zeros(uniform, "n", 0.9).value < 1
+    row = uniform[uniform["engine"] & (uniform["label"] == "n") & (uniform["sparsity"] == 0.9) & (uniform["imgsz_px"] == 320)]
+    assert row["by_zeros"].item() == pytest.approx(1 / speed_tables.by_zeros(uniform, "n", 0.9).value)
+    table = speed_tables.break_even(layers)
+    assert (table.loc[table["sparsity"] == 0, "median_by_zeros"] == 1).all()
+
+
+def test_advice_is_chosen_on_val_and_says_ties():
+    rows = [("good on test", 70, 0.1, 99), ("fast", 99, 0.3, 97), ("as fast", 98, 0.305, 98), ("slow", 100, 0.5, 100)]
+    table = pd.DataFrame(
+        {"what": what, "val_kept_pct": val, "ratio": ratio, "ratio_low": ratio - 0.01, "ratio_high": ratio + 0.01,
+         "kept_pct": test, "kept_low_pct": test - 2, "kept_high_pct": test + 2}
+        for what, val, ratio, test in rows
+    )  # fmt: skip
+    said = speed_tables.advice(table)
+    assert "good on test" not in said and "slow" not in said
+    assert "fast, 3.3 times (3.2 to 3.4) as fast" in said and "as fast, 3.3" in said
+    assert "The times of these 2 cannot be told apart." in said
+    assert "keeps 97.0 % (95.0 to 99.0) on test" in said
 
 
 def test_kept_shares_are_of_the_control(study):

@@ -8,7 +8,8 @@ import torch
 
 from yolop import shapes
 from yolop.network import yolov5
-from yolop.specs import MODELS, ModelSpec, SpecError, scaled_depth, scaled_width
+from yolop.shapes import scaled_depth, scaled_width
+from yolop.specs import MODELS, ModelSpec, PruneSpec, SpecError
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "parameter_counts.json"
 PUBLISHED_GFLOPS = {"n": 4.5, "s": 16.5, "m": 49.0, "l": 109.1, "x": 205.7}  # the original's README, 640 px, 80 classes
@@ -81,3 +82,18 @@ def test_the_anchor_free_head_is_one_switch_away():
 def test_impossible_sizes_are_refused(values):
     with pytest.raises(SpecError, match="depth|width"):
         ModelSpec(*values)
+
+
+def test_masks_that_are_still_on_are_refused_with_the_way_out():
+    from torch.nn.utils import prune as torch_prune
+
+    from yolop.measure import pruning
+    from yolop.speed import engine
+
+    model = yolov5.build(ModelSpec(0.16, 0.1), 3).eval()
+    torch_prune.l1_unstructured(model.model[1].conv, "weight", amount=0.5)
+    for use in (yolov5.fused, lambda m: pruning.prune(m, PruneSpec(conv=0.1)), lambda m: engine.sparsify(m, 64)):
+        with pytest.raises(SpecError, match=r"mask of pruning = 'model\.1\.conv\.weight_mask'.*prune\.remove"):
+            use(model)
+    torch_prune.remove(model.model[1].conv, "weight")
+    yolov5.fused(model)

@@ -23,7 +23,7 @@ def parent(data):
 
 def trained(data, folder, parent, **changes):
     """Metrics of a short training, and the model read back from its file."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     spec = tiny_spec(data, SparseTrainSpec, **{"val_every": 1, "init": "matching:x", "sparsity": 0.8} | changes)
     metrics = trainer.train(spec, data, folder, parent)
     return metrics, weights.load_weights(yolov5.build(MODELS["p"], data.nc), folder / "weights.safetensors")
@@ -124,3 +124,59 @@ def trained_narrow(data, folder, parent):
 def test_impossible_requests_are_refused(change, message):
     with pytest.raises(SpecError, match=message):
         SparseTrainSpec(MODELS["p"], "p", "", 3, 64, 1, **change)
+
+
+def test_the_smallest_weights_go(data, parent, tmp_path):
+    """Without learning, the zeros are the smallest weights that the parent had."""
+    _, model = trained(data, tmp_path, parent, lr0=1e-12, epochs=1)
+    size = torch.cat([conv.weight.detach().abs().flatten() for _, conv, _ in pruning.layers(parent)])
+    gone = torch.cat([(conv.weight == 0).flatten() for _, conv, _ in pruning.layers(model)])
+    assert gone.float().mean() == pytest.approx(0.8, abs=0.002)
+    assert size[gone].max() <= size[~gone].min() + 1e-4
+
+
+def test_zeros_come_by_a_cubic_schedule_and_are_all_there_in_time(data, parent, tmp_path, monkeypatch):
+    asked, update = [], gradual.SparseTrainer.update_masks
+    monkeypatch.setattr(gradual.SparseTrainer, "update_masks", lambda self, s: asked.append((self.done, s)) or update(self, s))
+    trained(data, tmp_path, parent, epochs=10, pruned_by=0.5)  # 30 steps, the masks of the first 15 change every fifth
+    done, share = zip(*asked, strict=True)
+    assert done == (5, 10, 15)
+    np.testing.assert_allclose(share, [0.8 * (1 - (1 - d / 15) ** 3) for d in done], rtol=1e-6)
+
+
+def test_the_teacher_teaches_as_much_as_it_is_asked_to(data, parent):
+    """The loss grows by `distill` times the distance to the teacher, which is none of the labels' business."""
+    image, batch = torch.rand(2, 3, 64, 64), {"batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
+    extra = []
+    for weight in (1.0, 2.5):
+        spec = SparseTrainSpec(MODELS["p"], "p", "", data.nc, 64, 1, precision="float32", distill=weight)
+        criterion = gradual.Distillation(Loss(parent.model[-1]), parent, spec)
+        with torch.no_grad():
+            raw = [x + 1 for x in criterion.teacher(image)]
+            total = criterion(raw, batch | {"img": image})[0]
+            extra.append(float(total - criterion.loss(raw, batch | {"img": image})[0]))
+    assert extra[0] > 1e-3 and extra[1] == pytest.approx(2.5 * extra[0], rel=1e-4)
+
+
+def test_a_training_listens_to_its_teacher_or_not(data, parent, tmp_path):
+    found = [trained(data, tmp_path / str(d), parent, sparsity=0.0, epochs=1, distill=d)[0]["weights_sha256"] for d in (0.0, 1.0)]
+    assert found[0] != found[1]
+
+
+def test_the_channels_of_smallest_l1_norm_are_removed(data):
+    """Of a stem whose filters are large by L1 or by L2, those that are large by L1 stay."""
+    torch.manual_seed(0)
+    model = yolov5.build(MODELS["p"], data.nc).eval()
+    with torch.no_grad():
+        for module in model.modules():  # norms of batch norm and of the layers that read the stem say nothing
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.fill_(1e-4)
+        model.model[1].conv.weight.fill_(1e-6)
+        stem = model.model[0].conv.weight
+        stem.fill_(0.02)  # L1 norm 108 * 0.02 = 2.16, L2 norm 0.21
+        spiky = torch.zeros(len(stem), dtype=torch.bool)
+        spiky[::2] = True
+        stem[spiky] = 0
+        stem[spiky, 0, 0, 0] = 1.0  # L1 norm 1, L2 norm 1
+    kept = channels.remove_channels(model, 0.5).model[0].conv.weight
+    assert len(kept) == len(stem) // 2 and (kept.detach().abs().sum((1, 2, 3)) > 2).all()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pkgutil
 import sys
 from dataclasses import fields
 
-from yolop.files import StoreError, way_out
-from yolop.run.notebooks import NotebookError
+from yolop.files import NotebookError, StoreError, way_out
 from yolop.settings import DEFAULT, STUDIES, Study
 from yolop.specs import SpecError
 from yolop.speed_specs import FORMATS
@@ -65,9 +65,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 good, 1 something failed or differs, 2 refused before anything had started."""
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser().print_help()
+        return 0
     args = vars(parser().parse_args(arguments))
     _, function, options = COMMANDS[args["command"]]
     try:
+        home = os.path.expanduser("~")
+        if not (os.path.isabs(home) and os.access(home, os.W_OK | os.X_OK)):  # Jupyter keeps its connections there
+            from yolop.quiet import PRIVATE
+
+            os.environ["HOME"] = str(PRIVATE)
         values = [args[option.replace("-", "_")] for option in options.split()]
         return 1 if pkgutil.resolve_name(f"yolop.{function}")(*values) is False else 0
     except (SpecError, StoreError, NotebookError) as error:

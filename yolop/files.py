@@ -36,6 +36,10 @@ class StoreError(RuntimeError):
         return [f"{type(self).__name__}: {self}"]
 
 
+class NotebookError(RuntimeError):
+    """A notebook did not run to its end; the message says which cell, why, and where it was kept."""
+
+
 class DamagedRecord(StoreError):
     """A record or one of its files is not what was written."""
 

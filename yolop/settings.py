@@ -10,7 +10,7 @@ from typing import Any
 
 from yolop.specs import MODELS, ModelSpec, canonical, require, require_known
 
-DATASETS = ("digits", "bccd", "coco128")  # by name; any other by the path of its data.yaml
+DATASETS = ("digits", "bccd", "raccoon", "coco128")  # by name; any other by the path of its data.yaml
 PRETRAININGS = ("corpus", "coco")
 DEFAULT = "digits"  # the study of notebooks, `open_study` and `make study`
 
@@ -52,7 +52,7 @@ class Study:
     p: tuple[float, ...] = setting(
         (0.16, 0.20), "two numbers, depth and width, e.g. 0.16,0.20", lambda v: len(v) == 2, "depth and width of p"
     )
-    epochs: int = setting(25, "1 to 1000", lambda v: 1 <= v <= 1000, "epochs of each model on the data set")
+    epochs: int = setting(20, "1 to 1000", lambda v: 1 <= v <= 1000, "epochs of each model on the data set")
     batch: int = setting(16, "1 to 256", lambda v: 1 <= v <= 256, "images of a training step")
     pretraining: str = setting("corpus", " or ".join(PRETRAININGS), lambda v: v in PRETRAININGS, "custom pretraining")
     pretrain_epochs: int = setting(6, "1 to 1000", lambda v: 1 <= v <= 1000, "epochs of custom pretraining")
@@ -69,6 +69,10 @@ class Study:
     channels_removed: tuple[float, ...] = setting(
         (), "shares above 0 and below 1", _shares(1e-9, 1), "shares of n's channels that are removed before more training"
     )
+    uniform_imgsz: tuple[int, ...] = setting(
+        (0,), "multiples of 32 up to 1280; 0: imgsz", lambda v: all(0 <= size <= 1280 and size % 32 == 0 for size in v),
+        "image sizes at which whole networks with evenly spread zeros are timed, px",
+    )  # fmt: skip
     timing_rounds: int = setting(500, "5 to 10000", lambda v: 5 <= v <= 10000, "calls per timed network, taken in turns")
     small: bool = setting(
         False, "true or false", lambda v: True, "few images, candidates and points: everything runs, nothing is to be believed"
@@ -146,7 +150,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 STUDIES = {
-    "digits": Study("digits", sparsities=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95), channels_removed=(0.2, 0.7)),
+    "digits": Study("digits", sparsities=(0.0, 0.9), channels_removed=(0.5,)),
     "smoke": Study(
         "smoke", imgsz=96, epochs=2, pretrain_epochs=1, ratios=(0.1, 0.5), sparsities=(0.0, 0.9), channels_removed=(0.3,),
         timing_rounds=10, small=True,
@@ -154,7 +158,11 @@ STUDIES = {
     "bccd": Study(
         "bccd", "bccd", imgsz=320, epochs=30, batch=8, pretraining="coco", pretrain_epochs=60, seeds=(0, 1, 2),
         ratios=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9), sparsities=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95),
-        channels_removed=(0.2, 0.5, 0.8),
+        channels_removed=(0.2, 0.5, 0.8), uniform_imgsz=(320, 640),
+    ),
+    "raccoon": Study(
+        "raccoon", "raccoon", imgsz=320, models=("n", "p"), epochs=60, batch=8, pretraining="coco", pretrain_epochs=60,
+        seeds=(0, 1, 2),
     ),
     "coco128": Study("coco128", "coco128", imgsz=256, epochs=120, batch=8, pretraining="coco", pretrain_epochs=60),
     "paper": Study(

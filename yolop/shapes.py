@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
-from yolop.specs import ModelSpec, scaled_depth, scaled_width
+from yolop.specs import ModelSpec
 
 BACKBONE = (  # from, repeats, module, arguments (channels of the full-width model first)
     (-1, 1, "Conv", (64, 6, 2, 2)),
@@ -37,6 +38,16 @@ NECK = (
 OUTPUTS = (17, 20, 23)  # layers that feed Detect
 LEVELS = (64, 128, 256, 512, 1024)  # channels of the full-width model
 DEPTHS = (3, 6, 9)  # bottlenecks of C3 in the full-depth model
+
+
+def scaled_width(channels: int, width: float) -> int:
+    """Channels after scaling: rounded *up* to a multiple of 8."""
+    return math.ceil(channels * width / 8) * 8
+
+
+def scaled_depth(repeats: int, depth: float) -> int:
+    """Bottlenecks after scaling: rounded to nearest, at least 1; single modules stay single."""
+    return max(round(repeats * depth), 1) if repeats > 1 else repeats
 
 
 class Convolution(NamedTuple):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
@@ -79,16 +78,6 @@ def printable(text: Any, most: int = 300) -> str:
     return line + " ..." * (len(text) > most)
 
 
-def scaled_width(channels: int, width: float) -> int:
-    """Channels after scaling: rounded *up* to a multiple of 8."""
-    return math.ceil(channels * width / 8) * 8
-
-
-def scaled_depth(repeats: int, depth: float) -> int:
-    """Bottlenecks after scaling: rounded to nearest, at least 1; single modules stay single."""
-    return max(round(repeats * depth), 1) if repeats > 1 else repeats
-
-
 @dataclass(frozen=True)
 class ModelSpec:
     """A YOLOv5 v6 by its two numbers. `depth` repeats the bottlenecks of C3, `width` scales every channel count."""
@@ -147,6 +136,7 @@ class DigitsSpec(Spec):
     per_image: tuple[int, int] = (1, 5)
     part: str = "digits"  # "digits" or "corpus"
     seed: int = 0
+    material: int = 2  # raise it when the photographs or the cut of the handwriting change
 
 
 @dataclass(frozen=True)
@@ -300,6 +290,14 @@ class EvaluationSpec(Spec):
     data: str
     imgsz: int
     split: str
+
+
+@dataclass(frozen=True)
+class TieOrdersSpec(EvaluationSpec):
+    """The same, but images of equal shape, which may share a batch in any order, in several drawn orders."""
+
+    kind = "tie-orders"
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True)

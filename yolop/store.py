@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from yolop import files
+from yolop import files, idle
 from yolop.files import DamagedRecord, StoreError, sha256, write_atomically
 from yolop.specs import SCHEMA, Spec, SweepSpec, canonical, content_hash, identity, require, run_id
 
@@ -34,6 +34,7 @@ COMPUTE = {  # kind of spec -> the function (spec, parents, folder) -> metrics t
     "stem": "yolop.measure.stem:compute",
     "train": "yolop.train.trainer:compute",
     "evaluation": "yolop.measure.evaluation:compute",
+    "tie-orders": "yolop.measure.evaluation:compute_tie_orders",
     "pictures": "yolop.measure.pictures:compute",
     "latency": "yolop.measure.latency:compute",
     "sweep": "yolop.measure.pruning:compute",
@@ -242,8 +243,8 @@ def _whole_or_set_aside(root: Path, name: str) -> Record | None:
         return None
 
 
-def get_or_run(root: Path, spec: Spec, parents: dict[str, Record]) -> Record:
-    """The record of a spec, by reading or by computing it once.
+def get_or_run(root: Path, spec: Spec, parents: dict[str, Record], quiet: bool = False) -> Record:
+    """The record of a spec, by reading or by computing it once; a `quiet` one, a timing, waits for an idle machine.
 
     The function that COMPUTE names leaves the files that belong to the record in the folder that it is given. Two processes
     that ask for the same spec do the work once: the second waits. An error in the work leaves no record.
@@ -253,20 +254,22 @@ def get_or_run(root: Path, spec: Spec, parents: dict[str, Record]) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{name}.lock")):
         record = _whole_or_set_aside(root, name)  # another process may have finished while this one waited
-        return replace(record or _run(spec, name, folder, parents), asked=spec)
+        return replace(record or _run(spec, name, folder, parents, quiet), asked=spec)
 
 
-def _run(spec: Spec, name: str, folder: Path, parents: dict[str, Record]) -> Record:
+def _run(spec: Spec, name: str, folder: Path, parents: dict[str, Record], quiet: bool) -> Record:
     for leftover in folder.iterdir():  # of a killed run
         if leftover.is_file() and leftover.name != UNFINISHED:
             leftover.unlink()
+    load = {"busy_cores_before": idle.wait_until_idle()} if quiet else {}
     began = time.perf_counter()
     metrics = pkgutil.resolve_name(COMPUTE[spec.kind])(spec, parents, folder)
     metrics = json.loads(canonical(metrics))  # what is handed out is what a reader of the file gets
     made = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")}
     seconds = round(time.perf_counter() - began, 2)
+    load |= {"busy_cores_after": idle.busy_cores()} if quiet else {}
     asked = json.loads(canonical({"kind": spec.kind} | identity(spec)))
-    record = Record(name, asked, metrics, made, seconds, host(), versions(), folder)
+    record = Record(name, asked, metrics, made, seconds, host() | load, versions(), folder)
     write_atomically(folder / "record.json", record.to_json())
     (folder / UNFINISHED).unlink(missing_ok=True)
     return record
@@ -302,7 +305,7 @@ class Store:
         if record is None:
             self._require_computing(run_id(node.spec))
             parents = {role: self.obtain(parent) for role, parent in node.parents}
-            record = self.used[run_id(node.spec)] = get_or_run(self.root, node.spec, parents)
+            record = self.used[run_id(node.spec)] = get_or_run(self.root, node.spec, parents, node.quiet)
         return record
 
     def rows(self, node) -> list[dict]:

@@ -7,11 +7,9 @@ import zipfile
 import zlib
 from pathlib import Path
 
-import nbformat
 import numpy as np
-from nbformat import v4
 from PIL import Image
-from support import Trap  # noqa: F401 (a trap like the others here)
+from support import Trap, toy  # noqa: F401 (a trap like the others here)
 
 from yolop.data import folder
 
@@ -19,11 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\r\n\u202e"  # clears the screen, names the window, turns the writing around
 
 GOOD = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
-FIELDS = (
-    "study records write_report dataset imgsz models p epochs batch pretraining pretrain_epochs seeds ratios "
-    "sparsities narrowed_to timing_rounds device"
-)
-
 # Names of classes that are text and nothing else, however much they look like something.
 ODD = (
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</td></table><script>", "<!--", "-->", "]]>", "&lt;b&gt;",
@@ -64,13 +57,9 @@ def picture(path: Path, seed: str) -> None:
     label.write_text("0 0.5 0.5 0.2 0.4\n")
 
 
-def notebook(root: Path, *sources: str, **fields) -> Path:
-    defaults = {"study": "digits", "records": "committed", "write_report": False} | fields
-    cell = "\n".join(f"{name} = {defaults.get(name)!r}" for name in FIELDS.split())
-    cells = [v4.new_code_cell(cell, metadata={"tags": ["parameters"]}), *map(v4.new_code_cell, sources)]
-    path = root / "notebooks" / "01_toy.ipynb"
-    nbformat.write(v4.new_notebook(cells=cells), path)
-    return path
+def notebook(root: Path, *sources: str) -> Path:
+    """A notebook of the project's four parameters and some cells."""
+    return toy(root, "01_toy", *sources)
 
 
 def png(width: int, height: int, rows: int | None = None, *chunks: tuple[bytes, bytes]) -> bytes:

@@ -16,10 +16,16 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and, one for one, their boxes: (n, 5) float32 of class, centre x, y, width, height in 0..1; n may be 0."""
+    """Images and, one for one, their boxes: (n, 5) float32 of class, centre x, y, width, height in 0..1; n may be 0.
+
+    `groups`: what each image is made from, where several are made from one photograph and so are not independent.
+    `material`: hashes of all that the images may be made from, where they are generated.
+    """
 
     images: tuple[Path, ...]
     labels: tuple[np.ndarray, ...]
+    groups: tuple[str, ...] = ()
+    material: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from yolop.specs import DigitsSpec, require, run_id
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PARTS = ("digits", "corpus")
 
+CUT = 0  # seed of the one cut of the handwriting into splits, for the data set and for every corpus
 # No photograph is in two splits. Left out: drawings, scans of text (which hold digits of their own), and
 # motorcycle_right, the same scene as motorcycle_left. The bus carries printed digits, so nobody is tested on it.
 PHOTOGRAPHS = {
@@ -32,8 +34,8 @@ PHOTOGRAPHS = {
     ),
     "val": ("skimage/data/coffee.png", "skimage/data/gravel.png", "skimage/data/rocket.jpg"),
     "test": (
-        "skimage/data/coins.png", "skimage/data/moon.png", "sklearn/datasets/images/flower.jpg",
-        "ultralytics/assets/zidane.jpg",
+        "matplotlib/mpl-data/sample_data/grace_hopper.jpg", "skimage/data/cell.png", "skimage/data/coins.png",
+        "skimage/data/moon.png", "sklearn/datasets/images/flower.jpg", "ultralytics/assets/zidane.jpg",
     ),
 }  # fmt: skip
 
@@ -46,11 +48,12 @@ TRIES = 50  # places that a digit may try; one that finds no room is left out
 def generate(spec: DigitsSpec, folder: Path) -> Dataset:
     """The digits data set of a spec in `folder`, YOLO layout: read if it is whole there, else made.
 
-    Real handwriting (scikit-learn's 1,797 digits) on crops of real photographs. The digits data set has neither a
-    sample of handwriting nor a photograph in two splits; with `part="corpus"` every split draws from the train
-    material, so its own val and test say nothing about new handwriting. Image i of a split depends on (seed, part,
-    split, i) and the looks asked for, not on how many images there are. Equal specs give equal bytes for equal
-    versions of numpy, Pillow and the packages that the material comes from.
+    Real handwriting (scikit-learn's 1,797 digits) on crops of real photographs. Neither a sample of handwriting nor a
+    photograph is in two splits, whatever the seed; with `part="corpus"` every split draws from the train material, so its
+    own val and test say nothing about new handwriting. The 13 writers are not told apart by the source, so a writer may be
+    in two splits. Images of one photograph are not independent: `Split.groups` names it. Image i of a split depends on
+    (seed, part, split, i) and the looks asked for, not on how many images there are. Equal specs give equal bytes for
+    equal versions of numpy, Pillow and the packages that the material comes from.
 
     Raises:
         SpecError: a field of the spec out of its range.
@@ -58,15 +61,20 @@ def generate(spec: DigitsSpec, folder: Path) -> Dataset:
     """
     _check(spec)
     dataset = made(folder, "data.yaml", run_id(spec), partial(_write, spec))
-    return replace(dataset, name=spec.part)
+    splits = {
+        name: replace(split, groups=tuple(_groups(spec, name)), material=tuple(_material(_source(spec, name))))
+        for name, split in dataset.splits.items()
+    }
+    return replace(dataset, name=spec.part, splits=splits)
 
 
-def handwriting(seed: int) -> dict[str, list[np.ndarray]]:
+@cache
+def handwriting() -> dict[str, list[np.ndarray]]:
     """Indices into scikit-learn's digits that a split may use, one array per digit 0..9; about 60 / 15 / 25 %."""
     parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     targets = _handwriting()[1]
     for digit in range(10):
-        order = np.random.default_rng([seed, digit]).permutation(np.flatnonzero(targets == digit))
+        order = np.random.default_rng([CUT, digit]).permutation(np.flatnonzero(targets == digit))
         cuts = [round(0.6 * len(order)), round(0.75 * len(order))]
         for split, indices in zip(SPLITS, np.split(order, cuts), strict=True):
             parts[split].append(indices)
@@ -78,10 +86,9 @@ def render(spec: DigitsSpec, split: str, index: int) -> tuple[np.ndarray, np.nda
 
     Right and bottom are exclusive: a box is the tightest around the pixels that the digit is drawn on.
     """
-    rng = np.random.default_rng([spec.seed, PARTS.index(spec.part), SPLITS.index(split), index])
-    source = "train" if spec.part == "corpus" else split
-    pixels = _background(rng, PHOTOGRAPHS[source], spec.imgsz)
-    samples = _samples(spec.seed, source)
+    rng, source = _random(spec, split, index), _source(spec, split)
+    pixels = _background(rng, _pick(rng, source), spec.imgsz)
+    samples = handwriting()[source]
     boxes = np.zeros((0, 5), np.int64)
     for label in rng.integers(len(spec.classes), size=rng.integers(*spec.per_image, endpoint=True)):
         mask = _digit(rng, samples[spec.classes[label]], spec)
@@ -91,6 +98,34 @@ def render(spec: DigitsSpec, split: str, index: int) -> tuple[np.ndarray, np.nda
             _blend(rng, pixels[top:bottom, left:right], mask, spec.contrast)
             boxes = np.vstack([boxes, [label, *place]])
     return pixels, boxes
+
+
+def _source(spec: DigitsSpec, split: str) -> str:
+    """The split whose handwriting and photographs a split is made from."""
+    return "train" if spec.part == "corpus" else split
+
+
+def _random(spec: DigitsSpec, split: str, index: int) -> np.random.Generator:
+    return np.random.default_rng([spec.seed, PARTS.index(spec.part), SPLITS.index(split), index])
+
+
+def _pick(rng: np.random.Generator, source: str) -> str:
+    """The photograph of an image, its first draw."""
+    return PHOTOGRAPHS[source][rng.integers(len(PHOTOGRAPHS[source]))]
+
+
+def _groups(spec: DigitsSpec, split: str) -> Iterator[str]:
+    """The photograph of each image of a split."""
+    return (_pick(_random(spec, split, index), _source(spec, split)) for index in range(getattr(spec, split)))
+
+
+@cache
+def _material(source: str) -> list[str]:
+    """Hashes of the pixels of every sample of handwriting and every photograph of a split."""
+    ink = _handwriting()[0]
+    samples = [ink[index].tobytes() for indices in handwriting()[source] for index in indices]
+    photographs = [_photograph(name).tobytes() for name in PHOTOGRAPHS[source]]
+    return sorted(hashlib.sha256(pixels).hexdigest()[:8] for pixels in samples + photographs)
 
 
 def _check(spec: DigitsSpec) -> None:
@@ -119,11 +154,6 @@ def _handwriting() -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def _samples(seed: int, split: str) -> list[np.ndarray]:
-    return handwriting(seed)[split]
-
-
-@cache
 def _photograph(name: str) -> Image.Image:
     package, _, inside = name.partition("/")
     found = find_spec(package)  # finds the folder without importing the package
@@ -132,9 +162,9 @@ def _photograph(name: str) -> Image.Image:
     return Image.open(Path(found.submodule_search_locations[0]) / inside).convert("RGB")
 
 
-def _background(rng: np.random.Generator, names: tuple[str, ...], imgsz: int) -> np.ndarray:
-    """A square crop of one of the photographs, from full detail to the whole picture, maybe mirrored, tinted."""
-    photograph = _photograph(names[rng.integers(len(names))])
+def _background(rng: np.random.Generator, name: str, imgsz: int) -> np.ndarray:
+    """A square crop of a photograph, from full detail to the whole picture, maybe mirrored, tinted."""
+    photograph = _photograph(name)
     largest = min(photograph.size)
     side = int(rng.integers(min(imgsz, largest), largest, endpoint=True))
     left, top = (int(rng.integers(length - side, endpoint=True)) for length in photograph.size)

@@ -21,13 +21,17 @@ from yolop.data.images import decode
 from yolop.files import sha256
 from yolop.specs import canonical, printable
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (  # every name of a format that `images.decode` reads
+    *(".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".pjpeg", ".pjp", ".mpo"),
+    *(".bmp", ".dib", ".png", ".tif", ".tiff", ".webp"),
+)
 MAX_LABEL, MAX_LIST, MAX_YAML = 2**21, 2**27, 2**20  # bytes of a file
 MAX_NAME = 100  # characters of a class
 JOINERS = str.maketrans("", "", "\u200c\u200d")  # not shown themselves, but part of words and emoji
 ROUNDING = 1e-6  # coordinates may leave 0..1 by this much and are put back
 BEYOND = 0.01  # of the image: a box that reaches further over an edge is kept, with a warning
 SHOWN = 10  # problems in one message
+FLAT, FLAT_SHARE = 3, 0.2  # boxes without area, in number and as a share of all, above which a set is taken for corrupt
 
 
 def read(data_yaml: Path, surplus: bool = True) -> Dataset:
@@ -35,8 +39,9 @@ def read(data_yaml: Path, surplus: bool = True) -> Dataset:
 
     As in YOLOv5: `train`, `val` and, if there, `test` are a folder, a .txt list of images, or a list of these; `names`
     is a list or a mapping from 0; the label file of an image is found by turning the last /images/ of its path into
-    /labels/; an image without one is background; repeated label lines are dropped, with a warning; boxes that reach
-    over an edge stay as they are, with a warning if by more than 1 % of the image.
+    /labels/; an image without one is background; polygons become the boxes around them; a `test` that is not there is
+    left out. With a warning: repeated lines and boxes without area are dropped, boxes that reach over an edge by more than
+    1 % of the image stay as they are, files that are no images are not read. Hidden folders are no data.
 
     Otherwise than there: `path` is relative to the yaml, the splits to `path`, lines of a list to that list or to
     `path`. Nothing is downloaded or run; no label cache is opened or written; no file is changed; an image or label
@@ -55,8 +60,11 @@ def read(data_yaml: Path, surplus: bool = True) -> Dataset:
         raise DatasetError(f"{printable(data_yaml, 1000)}: not a path; give the path of a YOLO data.yaml") from None
     config, names = _config(data_yaml)
     place = _Place.of(data_yaml, config.get("path", "."))
-    problems = []
-    paths = {split: _images(split, config[split], place, problems) for split in SPLITS if config.get(split)}
+    problems, told = [], []
+    items = config["test"] if isinstance(config.get("test"), list) else [config.get("test") or "."]
+    if not any(os.path.exists(place.find(item, place.root)) for item in items):
+        told.append(f"test: {_shown(config.pop('test'))} is not there")
+    paths = {split: _images(split, config[split], place, problems, told) for split in SPLITS if config.get(split)}
     _refuse(data_yaml, problems)
 
     files = list(dict.fromkeys(image for images in paths.values() for image in images))
@@ -67,7 +75,10 @@ def read(data_yaml: Path, surplus: bool = True) -> Dataset:
     text = "{}: no box in any of its {} images; the first one's belong in {}"
     _refuse(data_yaml, [text.format(split, len(images), _label_path(images[0])) for split, images in empty.items()])
 
-    warnings = _warnings(paths, samples, place) + (_surplus(samples, place) if surplus else [])
+    flat, lines = (sum(map(len, parts)) for parts in zip(*((s.flat, s.boxes) for s in samples.values()), strict=True))
+    if flat > FLAT and flat > FLAT_SHARE * (flat + lines):
+        _refuse(data_yaml, [f"{flat} of {flat + lines} boxes have no area: the labels are damaged; export them again"])
+    warnings = told + _warnings(paths, samples) + (_surplus(samples, place) if surplus else [])
     paths.setdefault("test", paths["val"])
     lines = [f"{split}/{place.name(image)} {samples[image].digest}" for split in paths for image in paths[split]]
     digest = hashlib.sha256("\n".join([canonical(names), *sorted(lines)]).encode(errors="surrogateescape")).hexdigest()
@@ -92,9 +103,10 @@ class _Place:
 
     def find(self, item: str, *bases: Path) -> Path:
         """Where a path of a yaml or list leads: below the first base where it exists, rather inside the data set."""
-        places = [Path(os.path.abspath(base / item)) for base in bases]
-        if item.startswith("../"):  # common exports write ../train/images and mean the yaml's own folder
-            places += [Path(os.path.abspath(base / item[3:])) for base in bases]
+        spellings = [item, item.replace("\\", "/")]  # the second as Windows writes it
+        # common exports write ../train/images and mean the yaml's own folder
+        spellings += [spelling[3:] for spelling in spellings if spelling.startswith("../")]
+        places = [Path(os.path.abspath(base / spelling)) for spelling in dict.fromkeys(spellings) for base in bases]
         there = [place for place in places if os.path.exists(place)]
         return next((place for place in there if not self.outside(place)), [*there, *places][0])
 
@@ -125,6 +137,8 @@ class _Sample:
     problems: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)  # file:line of each
     beyond: list[str] = field(default_factory=list)
+    polygons: list[str] = field(default_factory=list)
+    flat: list[str] = field(default_factory=list)  # boxes without area
 
 
 def _refuse(data_yaml: Path, problems: list[str]) -> None:
@@ -188,6 +202,8 @@ def _config(data_yaml: Path) -> tuple[dict, list[str]]:
 
 
 def _class_names(value, problems: list[str]) -> list[str]:
+    if isinstance(value, list) and value and all(isinstance(item, dict) and len(item) == 1 for item in value):
+        value = {key: name for item in value for key, name in item.items()}  # "- 0: cat", one mapping a class
     if isinstance(value, dict):
         by_id = {str(key): name for key, name in value.items()}
         if set(by_id) != {str(index) for index in range(len(value))}:
@@ -212,16 +228,18 @@ def _shown(value) -> str:
     return reprlib.repr(value)[:80]
 
 
-def _images(split: str, entry: str | list[str], place: _Place, problems: list[str]) -> list[Path]:
-    """The images of one split, sorted within a folder, in the order of a list, each once."""
+def _images(split: str, entry: str | list[str], place: _Place, problems: list[str], told: list[str]) -> list[Path]:
+    """The images of one split, sorted within a folder, in the order of a list, each once; `told`: what is not read."""
     images, before = [], len(problems)
     for item in entry if isinstance(entry, list) else [entry]:
         path = place.find(item, place.root)
         if outside := place.outside(path):
             problems.append(f"{split}: {outside}")
         elif os.path.isdir(path):
-            files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
-            images += sorted((file for file in files if file.is_file()), key=Path.as_posix)
+            found = (file for file in path.rglob("*") if not any(part[0] == "." for part in file.relative_to(path).parts))
+            files = sorted((file for file in found if file.is_file()), key=Path.as_posix)
+            images += [file for file in files if file.suffix.lower() in SUFFIXES]
+            told += _unread(split, files)
         elif os.path.isfile(path) and path.suffix == ".txt":
             images += _listed(path, place, problems)
         else:
@@ -229,6 +247,16 @@ def _images(split: str, entry: str | list[str], place: _Place, problems: list[st
     if not images and len(problems) == before:
         problems.append(f"{split}: no images in {_shown(entry)}; looked for {' '.join(SUFFIXES)}")
     return list(dict.fromkeys(images))
+
+
+def _unread(split: str, files: list[Path]) -> list[str]:
+    """Which files of a folder of images are not read, by the end of their names."""
+    rest = Counter(file.suffix for file in files if file.suffix.lower() not in (*SUFFIXES, ".cache"))
+    labels = {file.with_suffix(".txt") for file in files} & {_label_path(file) for file in files}
+    if labels:  # beside the images, as where their path has no /images/
+        rest.pop(".txt", None)
+    kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(rest.items()))
+    return [f"{split}: files among the images that are not read: {kinds}"] if rest else []
 
 
 def _listed(list_file: Path, place: _Place, problems: list[str]) -> list[Path]:
@@ -256,9 +284,15 @@ def _label_path(image: Path) -> Path:
     return Path(f"{head}/labels/{tail}" if images else image).with_suffix(".txt")
 
 
+def _label_file(image: Path) -> Path:
+    """The label file of an image, also where Windows wrote .TXT."""
+    label = _label_path(image)
+    return label if label.is_file() or not label.with_suffix(".TXT").is_file() else label.with_suffix(".TXT")
+
+
 def _sample(image: Path, place: _Place, nc: int) -> _Sample:
     """Decode one image and parse its labels: problems are collected, not raised."""
-    sample, label = _Sample(), _label_path(image)
+    sample, label = _Sample(), _label_file(image)
     sample.problems = [outside for outside in map(place.outside, (image, label)) if outside]
     if sample.problems:
         return sample
@@ -286,6 +320,11 @@ def _parse(sample: _Sample, lines: list[str], where: str, nc: int) -> None:
         except ValueError as error:
             sample.problems.append(f"{where}:{number}: {error}")
             continue
+        if len(line.split()) > 5:
+            sample.polygons.append(f"{where}:{number}")
+        if not box[3] or not box[4]:
+            sample.flat.append(f"{where}:{number}")
+            continue
         if box in boxes:
             sample.repeated.append(f"{where}:{number}")
         boxes[box] = None
@@ -295,10 +334,11 @@ def _parse(sample: _Sample, lines: list[str], where: str, nc: int) -> None:
 
 
 def _box(line: str, nc: int) -> tuple[float, ...]:
-    """(class, cx, cy, w, h) of a label line; ValueError says what is wrong with it."""
+    """(class, cx, cy, w, h) of a label line, of a polygon the box around it; ValueError says what is wrong with it."""
     columns, shown = line.split(), line.strip()[:60]
-    if len(columns) != 5:
-        raise ValueError(f"{len(columns)} columns, must be 5: class cx cy w h ({shown})")
+    polygon = len(columns) >= 7 and len(columns) % 2 == 1
+    if len(columns) != 5 and not polygon:
+        raise ValueError(f"{len(columns)} columns, must be 5: class cx cy w h, or a polygon: class x1 y1 x2 y2 x3 y3 ... ({shown})")
     try:
         label, *coordinates = map(float, columns)
     except ValueError:
@@ -307,22 +347,31 @@ def _box(line: str, nc: int) -> tuple[float, ...]:
         raise ValueError(f"class {columns[0]}, must be a whole number from 0 to {nc - 1}")
     if not all(-ROUNDING <= value <= 1 + ROUNDING for value in coordinates):
         raise ValueError(f"coordinates must be 0 to 1, as shares of width and height, not px: {shown}")
-    cx, cy, w, h = (min(max(value, 0.0), 1.0) for value in coordinates)
-    if w == 0 or h == 0:
-        raise ValueError(f"a box without area: {shown}")
-    return label, cx, cy, w, h
+    coordinates = [min(max(value, 0.0), 1.0) for value in coordinates]
+    if polygon:
+        (left, right), (top, bottom) = ((min(some), max(some)) for some in (coordinates[::2], coordinates[1::2]))
+        coordinates = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+    return label, *coordinates
 
 
-def _warnings(paths: dict[str, list[Path]], samples: dict[Path, _Sample], place: _Place) -> list[str]:
+def _warnings(paths: dict[str, list[Path]], samples: dict[Path, _Sample]) -> list[str]:
+    """What was put up with: leaks between splits, backgrounds, and what was done to label lines."""
     warnings = []
     for one, other in combinations(paths, 2):
         seen = {samples[image].image_digest for image in paths[one]}
         shared = sum(samples[image].image_digest in seen for image in paths[other])
         if shared:
             warnings.append(f"{shared} of {len(paths[other])} images of {other} are in {one} too: not unseen data")
+    for split, images in paths.items():
+        empty = sum(not len(samples[image].boxes) for image in images)
+        if empty:
+            warnings.append(f"{empty} of {len(images)} images of {split} have no box: they are backgrounds")
     if "test" not in paths:
         warnings.append("no test split: val stands in for it, so what was chosen on val is judged on val")
-    kinds = {"repeated": "repeated label lines dropped", "beyond": f"boxes reach over an edge by > {BEYOND:.0%}, kept"}
+    kinds = {
+        "repeated": "repeated label lines dropped", "beyond": f"boxes reach over an edge by > {BEYOND:.0%}, kept",
+        "polygons": "polygons, taken as the boxes around them", "flat": "boxes without area left out",
+    }  # fmt: skip
     for kind, text in kinds.items():
         places = [line for sample in samples.values() for line in getattr(sample, kind)]
         if places:
@@ -332,9 +381,9 @@ def _warnings(paths: dict[str, list[Path]], samples: dict[Path, _Sample], place:
 
 def _surplus(samples: dict[Path, _Sample], place: _Place) -> list[str]:
     """Of files beside the labels that belong to no image, or are not read."""
-    labels = {_label_path(image) for image in samples}
+    labels = {_label_file(image) for image in samples}
     folders = {label.parent for label in labels}
-    orphans = sorted({label for folder in folders for label in folder.glob("*.txt")} - labels)
+    orphans = sorted({label for folder in folders for label in folder.glob("*.[tT][xX][tT]")} - labels)
     warnings = []
     if orphans:
         warnings.append(f"{len(orphans)} label files belong to no image; the first: {place.name(orphans[0])}")

@@ -14,8 +14,14 @@ from yolop.store import Record
 
 
 def compute(spec: DigitsSpec | FolderSpec, parents: dict[str, Record], folder: Path) -> dict:
-    """Metrics of a data set's record, as of `summary`; what has to be made for it lies in `folder`/dataset."""
-    return summary(_load(spec, folder))
+    """Metrics of a data set's record, as of `summary`; what has to be made for it lies in `folder`/dataset.
+
+    Says on the console what was found, before anything is trained on it.
+    """
+    dataset = _load(spec, folder)
+    for warning in dataset.warnings:
+        print(f"data set {dataset.name}: {warning}", flush=True)
+    return summary(dataset)
 
 
 def dataset_of(record: Record) -> Dataset:
@@ -51,7 +57,7 @@ def summary(dataset: Dataset) -> dict:
             "image_height_px": _quantiles(sizes[:, 1]),
             "box_width_px": _quantiles(boxes_px[:, 0]),
             "box_height_px": _quantiles(boxes_px[:, 1]),
-        }
+        } | ({"material": list(split.material)} if split.material else {})
     own = {"name": dataset.name, "digest": dataset.digest, "names": list(dataset.names)}
     return own | {"splits": splits, "warnings": list(dataset.warnings)}
 

@@ -1,4 +1,4 @@
-"""Public data sets and weights by name: bccd, coco128, and the official YOLOv5n of release v6.0.
+"""Public data sets and weights by name: bccd, raccoon, coco128, and the official YOLOv5n of release v6.0.
 
 Each is known file by file before it is here (`downloads`), so its identity needs no data.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,16 +26,22 @@ from yolop.specs import canonical, require
 GITHUB = "https://github.com"
 COCO128 = f"{GITHUB}/lightly-ai/coco128_yolo/releases/download/v0.0.2"
 BCCD = f"{GITHUB}/Shenggan/BCCD_Dataset/archive/d272fb14cdff6e473fafeeeba32aba5f560e9e43.zip"
+RACCOON = f"{GITHUB}/datitran/raccoon_dataset/archive/93938849301895fb73909842ba04af9b602f677a.zip"
 YOLOV5N = f"{GITHUB}/ultralytics/yolov5/releases/download/v6.0/yolov5n.pt"
 SOURCES = {
     "bccd": Source("bccd", (BCCD,), "data/BCCD_Dataset"),
+    "raccoon": Source("raccoon", (RACCOON,), "data/raccoon_dataset"),
     "coco128": Source("coco128", (f"{COCO128}/images.zip", f"{COCO128}/object_detection.zip"), "data/coco128"),
     "yolov5n-v6.0": Source("yolov5n-v6.0", (YOLOV5N,), "weights"),
 }
-DATASETS = ("bccd", "coco128")
+DATASETS = ("bccd", "raccoon", "coco128")
 ((_, WEIGHTS_SHA256),) = read_manifest("yolov5n-v6.0").values()
 CONVERSION = 1  # raise it when the same files become other images, boxes or splits
-BCCD_NAMES = ("RBC", "WBC", "Platelets")
+VOC = {  # sets of Pascal VOC files: names of classes, folders of photographs and of annotations
+    "bccd": (("RBC", "WBC", "Platelets"), "BCCD/JPEGImages", "BCCD/Annotations"),
+    "raccoon": (("raccoon",), "images", "annotations"),
+}
+RACCOON_VAL = 40  # photographs, the last by number of those that the authors train on; none of them repeats another
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -51,6 +58,9 @@ def load(name: str, folder: Path) -> Dataset:
     `bccd`: 364 photographs of blood cells and their own split, 205 / 87 / 72; Pascal VOC turned into a YOLO folder in
     `folder`, made once. Boxes without area are left out and reported in `warnings`.
 
+    `raccoon`: 200 photographs from the web, 120 / 40 / 40. The authors' own 40 test photographs; they have no val, so the
+    last 40 of their 160 others by number are. Turned into a YOLO folder like bccd.
+
     `coco128`: the images stay where they are; `folder` gets the yaml alone. As in the tutorial of YOLOv5, train and
     val are the same 128 images of train2017; test is 128 images of val2017 that no training sees. What else lies in a
     copy (two labels without an image, caches) is not reported: other copies do not have it.
@@ -62,7 +72,7 @@ def load(name: str, folder: Path) -> Dataset:
         StoreError: `folder` holds something else, or could not be written.
     """
     _check(name)
-    return made(folder, "bccd.yaml", digest(name), _convert) if name == "bccd" else _coco128(folder)
+    return made(folder, f"{name}.yaml", digest(name), partial(_convert, name)) if name in VOC else _coco128(folder)
 
 
 def official_weights(path: Path | None = None) -> Path:
@@ -120,7 +130,7 @@ def voc_boxes(path: Path, names: tuple[str, ...], size: tuple[int, int]) -> tupl
 
 
 def _check(name: str) -> None:
-    require(name in DATASETS, "data set", name, " or ".join(DATASETS))
+    require(name in DATASETS, "data set", name, "one of " + ", ".join(DATASETS))
 
 
 def _coco128(folder: Path) -> Dataset:
@@ -132,17 +142,30 @@ def _coco128(folder: Path) -> Dataset:
     return read(folder / "coco128.yaml", surplus=False)
 
 
-def _convert(folder: Path) -> list[str]:
-    """BCCD as a YOLO folder; returns what was left out, as sentences."""
-    voc, left_out = fetch(SOURCES["bccd"]) / "BCCD", []
+def _convert(name: str, folder: Path) -> list[str]:
+    """A set of Pascal VOC files as a YOLO folder; returns what was left out, as sentences."""
+    root, (names, photographs, annotations), left_out = fetch(SOURCES[name]), VOC[name], []
+    stems = _bccd_split if name == "bccd" else _raccoon_split
 
     def images(split: str) -> Iterator[Labelled]:
-        for name in (voc / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").split():
-            image = voc / "JPEGImages" / f"{name}.jpg"
+        for stem in stems(root, split):
+            image = root / photographs / f"{stem}.jpg"
             size = image_size(image)
-            boxes, numbers = voc_boxes(voc / "Annotations" / f"{name}.xml", BCCD_NAMES, size)
-            left_out.extend(f"{name}.xml object {number}" for number in numbers)
+            boxes, numbers = voc_boxes(root / annotations / f"{stem}.xml", names, size)
+            left_out.extend(f"{stem}.xml object {number}" for number in numbers)
             yield image.name, image.read_bytes(), np.array(boxes).reshape(-1, 5), size
 
-    write_yolo(folder / "bccd.yaml", BCCD_NAMES, images)
+    write_yolo(folder / f"{name}.yaml", names, images)
     return [f"{len(left_out)} boxes without area left out: {', '.join(left_out)}"] if left_out else []
+
+
+def _bccd_split(root: Path, split: str) -> list[str]:
+    return (root / "BCCD" / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").split()
+
+
+def _raccoon_split(root: Path, split: str) -> list[str]:
+    listed = (root / "data" / f"{'test' if split == 'test' else 'train'}_labels.csv").read_text(encoding="utf-8")
+    stems = {line.split(".jpg,")[0] for line in listed.splitlines()[1:]}  # a line per box
+    ordered = sorted(stems, key=lambda stem: int(stem.removeprefix("raccoon-")))
+    parts = {"train": ordered[:-RACCOON_VAL], "val": ordered[-RACCOON_VAL:], "test": ordered}
+    return parts[split]

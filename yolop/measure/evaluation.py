@@ -23,7 +23,8 @@ from yolop.data.images import Kept, image_size, load_image, placement
 from yolop.data.load import dataset_of
 from yolop.network import yolov5
 from yolop.network.weights import model_of
-from yolop.specs import EvaluationSpec
+from yolop.progress import progress
+from yolop.specs import EvaluationSpec, TieOrdersSpec
 from yolop.store import Record
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -39,20 +40,26 @@ class Validation:
     half a stride more: objects at an edge are then seen whole. A square frame instead costs n 5 points of AP50 on bccd's
     densest class (and 0.5 points of mAP50 on coco128).
 
-    With `square` all are letterboxed to imgsz x imgsz, what a runtime with a fixed input sees.
+    With `square` all are letterboxed to imgsz x imgsz, what a runtime with a fixed input sees. `ties`: seed of the order of
+    images of equal shape, else as they are listed; it decides which of them share a batch, and so its rectangle.
 
     Attributes:
         images: N tensors (3, height, width) uint8, letterboxed; read when first asked for.
         targets: N arrays (n, 5): class, then x1, y1, x2, y2 in pixels of the letterboxed image.
         borders: (N, 4) x1, y1, x2, y2 of the photograph inside the letterbox.
         batches: indices of images, list by list.
+        groups: (N,) number of the group of images that are drawn together by the bootstrap: each its own, or those that
+            were made from one photograph.
     """
 
-    def __init__(self, dataset: Dataset, split: str, imgsz: int, batch: int = 32, square: bool = False):
+    def __init__(
+        self, dataset: Dataset, split: str, imgsz: int, batch: int = 32, square: bool = False, ties: int | None = None
+    ):
         paths, labels = dataset.splits[split].images, dataset.splits[split].labels
         sizes = np.array([image_size(path) for path in paths])
         ratios = sizes[:, 1] / sizes[:, 0]  # height over width
-        order = np.argsort(ratios, kind="stable").tolist()
+        start = np.arange(len(paths)) if ties is None else np.random.default_rng(ties).permutation(len(paths))
+        order = start[np.argsort(ratios[start], kind="stable")].tolist()
         self.names, self.batches = dataset.names, [order[i : i + batch] for i in range(0, len(order), batch)]
         shapes, self.targets, self.borders = ([None] * len(paths) for _ in range(3))
         for indices in self.batches:
@@ -69,6 +76,8 @@ class Validation:
             return torch.from_numpy(load_image(paths[i], imgsz, shapes[i])[0]).permute(2, 0, 1)
 
         self.images = Kept(letterboxed, len(paths))
+        groups = dataset.splits[split].groups
+        self.groups = np.unique(groups, return_inverse=True)[1] if groups else np.arange(len(paths))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -141,7 +150,8 @@ def evaluate(model: nn.Module, validation: Validation, resamples: int = 0) -> di
         model: fused, in evaluation mode.
         resamples: also give `mAP50_resampled` and `mAP50_95_resampled`, mAP on so many bootstrap samples of the images, if
             above 0. The samples are the same for every model on the same split, so that the difference of two models'
-            lists is a paired bootstrap of their difference.
+            lists is a paired bootstrap of their difference. Then `groups`, too, is how many groups of images are drawn,
+            where images share a photograph.
 
     Raises:
         ValueError: predictions that are not finite; such a model belongs in no table.
@@ -159,16 +169,33 @@ def evaluate(model: nn.Module, validation: Validation, resamples: int = 0) -> di
     hits, confidences, classes = (np.concatenate(column) for column in zip(*parts, strict=True))
     scores = summarise(hits, confidences, classes, truth, validation.names)
     if resamples:
+        boxes = np.array([len(t) for t in validation.targets])
         image = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
-        image_of_truth = np.repeat(np.arange(len(parts)), [len(t) for t in validation.targets])
-        drawn = np.random.default_rng(0).integers(0, len(parts), (resamples, len(parts)))
-        weights = np.stack([np.bincount(row, minlength=len(parts)) for row in drawn])
+        image_of_truth = np.repeat(np.arange(len(parts)), boxes)
+        weights = resampled_images(validation.groups, boxes > 0, resamples)
         matched, step = (hits, confidences, classes, truth), max(WEIGHTS // max(len(hits), 1), 1)
         some = (weights[i : i + step] for i in range(0, resamples, step))
         ap = np.concatenate([average_precision(*matched, w[:, image], w[:, image_of_truth]) for w in some], axis=2)
         scores["mAP50_resampled"] = np.nanmean(ap[:, 0], axis=0).round(5).tolist()
         scores["mAP50_95_resampled"] = np.nanmean(ap, axis=(0, 1)).round(5).tolist()
+        if (groups := len(set(validation.groups))) < len(parts):
+            scores["groups"] = groups
     return scores
+
+
+def resampled_images(groups: np.ndarray, labelled: np.ndarray, resamples: int) -> np.ndarray:
+    """(resamples, N) how often each of N images counts in each bootstrap sample, which draws groups of images.
+
+    Args:
+        groups: (N,) number of each image's group, from 0.
+        labelled: (N,) whether an image has a labelled box. A sample without any has no mAP, so it is drawn again.
+    """
+    count, rng = groups.max() + 1, np.random.default_rng(0)
+    scored = np.bincount(groups, labelled) > 0
+    drawn = rng.integers(0, count, (resamples, count))
+    while (empty := ~scored[drawn].any(1)).any():
+        drawn[empty] = rng.integers(0, count, (empty.sum(), count))
+    return np.stack([np.bincount(row, minlength=count) for row in drawn])[:, groups]
 
 
 def match(detections: torch.Tensor, targets: np.ndarray) -> np.ndarray:
@@ -245,6 +272,15 @@ def _areas(right: Array, seen: Array, seen_in_all: Array, targets: Array) -> Arr
     x = np.concatenate((0 * ones, recall.repeat(2, axis=1), ones), 1)
     y = np.concatenate((envelope.repeat(2, axis=1), last[:, None], 0 * ones), 1)
     return np.array([np.trapezoid(np.interp(grid, *xy), grid) for xy in zip(x, y, strict=True)])
+
+
+def compute_tie_orders(spec: TieOrdersSpec, parents: dict[str, Record], folder: Path) -> dict:
+    """A row per drawn order of the images of equal shape: mAP50 and mAP50_95 of the same weights."""
+    model, dataset, rows = yolov5.fused(model_of(parents["weights"])), dataset_of(parents["data"]), []
+    for seed in progress(spec.seeds, "mAP, orders of images"):
+        scores = evaluate(model, Validation(dataset, spec.split, spec.imgsz, ties=seed))
+        rows.append({"seed": seed, "mAP50": scores["mAP50"], "mAP50_95": scores["mAP50_95"]})
+    return {"rows": rows}
 
 
 def compute(spec: EvaluationSpec, parents: dict[str, Record], folder: Path) -> dict:

@@ -89,6 +89,7 @@ def prune_layer(model: nn.Module, name: str, method: str, ratio: float, seed: in
 
 
 def _pruned_copy(model: nn.Module, ratios: dict[str, float], method: str, seed: int) -> nn.Module:
+    yolov5.require_unmasked(model)
     device = next(model.parameters()).device
     # On the CPU, so that the device decides neither ties nor random numbers; contiguous, as torch's pruning needs.
     pruned = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
@@ -165,7 +166,7 @@ def compute(spec: SweepSpec, parents: dict[str, Record], folder: Path) -> dict:
     def row(point: PruneSpec) -> dict:
         pruned = prune(network, point)
         scores = evaluate(yolov5.fused(pruned), images, 200 if spec.label == "figures" else 0)
-        kept = {k: scores[k] for k in ("mAP50", "mAP50_95", "mAP50_resampled") if k in scores}
+        kept = {k: scores[k] for k in ("mAP50", "mAP50_95", "mAP50_resampled", "groups") if k in scores}
         return asdict(point) | achieved(pruned) | kept
 
     rows = [row(point) for point in progress(spec.points, f"pruning, {spec.label}")]

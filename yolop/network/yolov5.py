@@ -17,7 +17,7 @@ from ultralytics.utils.torch_utils import initialize_weights
 
 from yolop.network.head import ANCHORS, STRIDES, Detect, Loss
 from yolop.shapes import BACKBONE, NECK, OUTPUTS
-from yolop.specs import CensusSpec, ModelSpec
+from yolop.specs import CensusSpec, ModelSpec, require
 from yolop.store import Record
 
 
@@ -92,8 +92,16 @@ def build(spec: ModelSpec, nc: int, anchors=ANCHORS) -> nn.Module:
     return DetectionModel(config, nc=nc, verbose=False)
 
 
+def require_unmasked(model: nn.Module) -> None:
+    """SpecError for a network pruned with `torch.nn.utils.prune` whose masks are still on: its weights are not what they seem."""
+    masked = next((name for name, _ in model.named_buffers() if name.endswith("_mask")), "")
+    way_out = "torch.nn.utils.prune.remove(module, 'weight') for each convolution first, which makes the zeros permanent"
+    require(not masked, "mask of pruning", masked, way_out)
+
+
 def fused(model: nn.Module) -> nn.Module:
     """A copy for inference: batch norm folded into the convolutions, evaluation mode, float32."""
+    require_unmasked(model)
     return copy.deepcopy(model).eval().float().fuse(verbose=False)
 
 

@@ -1,6 +1,6 @@
 """Verdicts on the paper's sentences: each claim of claims.toml is judged by an estimate that the reader has just seen.
 
-A verdict is one of: holds, does not hold, undecided (the interval reaches across the threshold), not run.
+A verdict is one of: holds, holds by construction, does not hold, undecided (with the reason), not run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import pandas as pd
 from yolop.specs import require, require_known
 
 HOLDS, FAILS, OPEN, NOT_RUN = "holds", "does not hold", "undecided", "not run"
-ABOUT = 0.25  # "about a" means from 0.75 a to 1.25 a
+BUILT_IN = "holds by construction"
+ABOUT = 2**0.5  # "about a" means nearer to a than to its half or its double: from a / ABOUT to a * ABOUT
+LEVEL = 0.05  # of Holm's correction
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,12 @@ class Claim:
     at_most: float | None = None
     rule: str = ""
     note: str = ""
+    trainings: bool = False  # compares different trainings, so the luck of one training cannot decide it
+    construction: str = ""  # why it cannot fail here; such a claim is not counted with those that could have failed
+    repeats: str = ""  # the claim that this one reads in another unit; it is not counted again
 
     @property
-    def counted(self) -> bool:
+    def by_rule(self) -> bool:
         """Whether the claim is decided by counts (Exact) and not by an interval."""
         return bool(self.rule) or self.at_most is not None
 
@@ -49,10 +54,15 @@ class Claim:
     def limits(self) -> tuple[float, float]:
         """What the whole interval of the estimate must lie between."""
         if self.about is not None:
-            return (1 - ABOUT) * self.about, (1 + ABOUT) * self.about
+            return self.about / ABOUT, self.about * ABOUT
         if self.equivalent is not None:
             return 1 - self.equivalent, 1 + self.equivalent
         return self.above, self.below
+
+    @property
+    def directional(self) -> bool:
+        """Whether the claim says that one accuracy is higher than another; Holm's correction is over these."""
+        return self.unit == "points" and self.about is None and not self.repeats
 
     @property
     def threshold(self) -> str:
@@ -63,9 +73,9 @@ class Claim:
         elif self.at_most is not None:
             text = f"at most {self.at_most:g}"
         elif self.about is not None:
-            text = f"about {self.about:g} {self.unit}: {low:g} to {high:g}{' %' * (self.unit == '%')}"
+            text = f"about {self.about:g} {self.unit}: {low:.1f} to {high:.1f}{' %' * (self.unit == '%')}"
         elif self.equivalent is not None:
-            text = f"equivalent: ratio within {low:g} to {high:g}, two one-sided tests"
+            text = f"no change: ratio within {low:g} to {high:g}"
         else:
             word, limit = ("above", low) if np.isfinite(low) else ("below", high)
             number = f"{100 * limit:g} %" if self.unit == "share" else f"{limit:g}"
@@ -75,28 +85,25 @@ class Claim:
 
 @dataclass(frozen=True)
 class Exact:
-    """What was counted, so that no interval is needed: whether the claim holds, None if readings differ, and the counts."""
+    """What was counted, so that no interval is needed: whether the claim holds, and the counts. None, with a `doubt`: undecided."""
 
     holds: bool | None
     text: str
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
-class Readings:
-    """An exact value under two readings of a sentence, as an interval that holds both; one value where they agree."""
+class Count:
+    """An exact number."""
 
-    value: float  # the lower one
-    other: float | None = None
+    value: float
 
     @property
     def low(self) -> float:
-        """The value under the first reading."""
+        """The number itself, as is `high`."""
         return self.value
 
-    @property
-    def high(self) -> float:
-        """The value under the other reading."""
-        return self.value if self.other is None else self.other
+    high = low
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ def load() -> dict[str, Claim]:
 
 
 def judge(*pairs: tuple) -> pd.DataFrame:
-    """A row per claim: id, claim, where, estimator, estimate, threshold, verdict, table.
+    """A row per claim: id, claim, where, estimator, estimate, threshold, verdict, p_value, table.
 
     Args:
         pairs: (id, estimate) or (id, estimate, text), which is shown instead of `str(estimate)`. An estimate has `value`,
@@ -127,8 +134,12 @@ def judge(*pairs: tuple) -> pd.DataFrame:
     for name, estimate, *text in pairs:
         require_known("claim", name, known)
         require(name not in rows, "claim", name, "each claim once")
-        shown = text[0] if text else in_words(estimate)
-        rows[name] = blank(known[name]) | {"estimate": shown, "verdict": verdict(known[name], estimate)}
+        claim, shown = known[name], text[0] if text else in_words(estimate)
+        row = blank(claim) | {"estimate": shown, "verdict": verdict(claim, estimate)}
+        if claim.directional and hasattr(estimate, "p_value") and not row["verdict"].startswith(f"{OPEN}:"):
+            limit = claim.above if np.isfinite(claim.above) else claim.below
+            row["p_value"] = round(estimate.p_value(limit), 6)
+        rows[name] = row
     verdicts = pd.DataFrame(list(rows.values()))
     verdicts.attrs["verdicts"] = True
     return verdicts
@@ -139,7 +150,7 @@ def in_words(estimate: Any) -> str:
     if isinstance(estimate, (Exact, NotRun)):
         return estimate.text
     if not np.isfinite(getattr(estimate, "value", 0)):
-        return "not defined: the mAP50 to compare with is 0 on some samples of the images"
+        return "not defined: the mAP50 to compare with is 0"
     forms = {"points": "{} points of mAP50", "%": "{} % of mAP50", "ratio": "time ratio {}"}
     return forms.get(getattr(estimate, "unit", ""), "{}").format(estimate)
 
@@ -147,7 +158,7 @@ def in_words(estimate: Any) -> str:
 def blank(claim: Claim) -> dict:
     """The row of a claim that nothing has judged yet."""
     row = {"id": claim.id, "claim": claim.text, "where": claim.where, "estimator": claim.estimator}
-    return row | {"estimate": "", "threshold": claim.threshold, "verdict": NOT_RUN, "table": claim.table}
+    return row | {"estimate": "", "threshold": claim.threshold, "verdict": NOT_RUN, "p_value": np.nan, "table": claim.table}
 
 
 def verdict(claim: Claim, estimate: Any) -> str:
@@ -155,14 +166,22 @@ def verdict(claim: Claim, estimate: Any) -> str:
     if isinstance(estimate, NotRun):
         return NOT_RUN
     _require_kind(claim, estimate)
-    if isinstance(estimate, Exact):
-        return {True: HOLDS, False: FAILS, None: OPEN}[estimate.holds]
+    several = list(estimate) if isinstance(estimate, (list, tuple)) else [estimate]
+    alone = claim.trainings and any(getattr(one, "seeds", 0) == 1 for one in several)
+    if doubt := next((one.doubt for one in several if getattr(one, "doubt", "")), "one training seed" * alone):
+        return f"{OPEN}: {doubt}"
+    found = _decided(claim, several)
+    return BUILT_IN if found == HOLDS and claim.construction else found
+
+
+def _decided(claim: Claim, several: list) -> str:
     low, high = claim.limits
-    if isinstance(estimate, (list, tuple)):  # "no change" of several: nothing but a gain in speed refutes it
-        faster = any(ratio.high90 < low for ratio in estimate)
-        return FAILS if faster else HOLDS if all(ratio.equivalent for ratio in estimate) else OPEN
-    if not np.isfinite(estimate.value):
-        return OPEN
+    if isinstance(several[0], Exact):
+        return HOLDS if several[0].holds else FAILS
+    if len(several) > 1:  # "no change" of several: nothing but a gain in speed refutes it
+        faster = any(ratio.high < low for ratio in several)
+        return FAILS if faster else HOLDS if all(ratio.equivalent for ratio in several) else OPEN
+    (estimate,) = several
     if claim.exactly is not None:
         return HOLDS if estimate.low == estimate.high == claim.exactly else FAILS
     inside = low < estimate.low and estimate.high < high if claim.equivalent is None else estimate.equivalent
@@ -172,9 +191,9 @@ def verdict(claim: Claim, estimate: Any) -> str:
 def _require_kind(claim: Claim, estimate: Any) -> None:
     """SpecError unless the estimate is of the kind and in the unit that the threshold of the claim asks for."""
     name = f"estimate of {claim.id}"
-    if claim.counted:
+    if claim.by_rule:
         return require(isinstance(estimate, Exact), name, estimate, "Exact(holds, text): counts decide this claim")
-    numbers = ["value", "low", "high"] + ["equivalent", "high90"] * (claim.equivalent is not None)
+    numbers = ["value", "low", "high"] + ["equivalent"] * (claim.equivalent is not None)
     several = list(estimate) if claim.equivalent and isinstance(estimate, (list, tuple)) else [estimate]
     fits = [all(hasattr(one, number) for number in numbers) for one in several]
     require(bool(fits) and all(fits), name, estimate, "an estimate with an interval: a Score minus a Score, a Ratio")
@@ -183,8 +202,23 @@ def _require_kind(claim: Claim, estimate: Any) -> None:
 
 
 def counts(verdicts: pd.DataFrame) -> dict[str, int]:
-    """How many claims hold, do not, are undecided, and were not run, in this order."""
-    return {word: int((verdicts["verdict"] == word).sum()) for word in (HOLDS, FAILS, OPEN, NOT_RUN)}
+    """How many claims that could have failed hold, do not, are undecided, and were not run, in this order, each counted once."""
+    counted = [name for name, claim in load().items() if not claim.construction and not claim.repeats]
+    own = verdicts.loc[verdicts["id"].isin(counted), "verdict"]
+    return {word: int(own.str.match(rf"{word}(:|$)").sum()) for word in (HOLDS, FAILS, OPEN, NOT_RUN)}
+
+
+def holm(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts with a column `after_holm`: whether a difference of accuracy is still told from its limit.
+
+    Many comparisons find some differences by luck. Holm's correction over all directional claims of a study bounds the
+    chance of even one such mistake by 5 %. Empty for claims that are decided otherwise.
+    """
+    ordered, stands, answers = verdicts["p_value"].dropna().sort_values(), True, {}
+    for rank, (row, p_value) in enumerate(ordered.items()):
+        stands = stands and p_value <= LEVEL / (len(ordered) - rank)
+        answers[row] = "different" if stands else "not told apart"
+    return verdicts.assign(after_holm=pd.Series(answers, dtype=object).reindex(verdicts.index).fillna(""))
 
 
 def ledger(by_study: dict[str, pd.DataFrame | list[dict]], estimates: bool = False) -> pd.DataFrame:

@@ -27,7 +27,8 @@ WIDTH = 9.0  # inches, of every figure
 GREY, DARK = "#999999", "#444444"
 MODELS = {  # their colours
     "s": "#8c6bb1", "n": "#1f77b4", "p": "#d95f02", "p-best": "#1b9e77", "p-corpus": GREY, "n-coco": "#17a2c4",
-    "p-coco": "#e6ab02", "p-same-steps": "#e7298a", "p-from-n": "#a6761d", "p-from-n-l1": "#666666",
+    "p-coco": "#e6ab02", "p-coco-same-steps": "#b3de69", "p-same-steps": "#e7298a", "p-from-n": "#a6761d", "p-from-n-l1": "#666666",
+    "n-other": "#9edae5", "p-other": "#843c39",
 }  # fmt: skip
 MODULES = {"Conv": "#4c78a8", "C3": "#f58518", "SPPF": "#54a24b", "Detect": "#b279a2", "Upsample": "#cccccc", "Concat": "#cccccc"}
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend to the right of the axes, where it covers nothing

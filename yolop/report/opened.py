@@ -16,7 +16,7 @@ from yolop.settings import DATASETS, DEFAULT, Study, named_study, parse
 from yolop.specs import MODULES, FolderSpec, PruneSpec, even_point, require, require_known
 from yolop.store import Record, Store, host
 from yolop.study import beyond
-from yolop.study.graph import PRUNED, Graph, Node, generated
+from yolop.study.graph import OTHER, PRUNED, Graph, Node, generated
 from yolop.study.names import NAMES
 
 PARAMETERS = ("study", "settings", "records", "out")  # of every notebook
@@ -65,7 +65,8 @@ class OpenStudy:
         data = data_spec(settings)
         self.settings = replace(settings, digest=data.digest) if isinstance(data, FolderSpec) else settings
         self._data = Node(data)
-        self._corpus = Node(generated(settings, corpus=True)) if settings.pretraining == "corpus" else None
+        corpus = corpus_spec(settings)
+        self._corpus = Node(corpus) if corpus else None
 
     @cached_property
     def data(self) -> dict:
@@ -74,13 +75,19 @@ class OpenStudy:
 
     @cached_property
     def corpus(self) -> dict | None:
-        """The same of the corpus for pretraining, where the study has one."""
+        """The same of what is pretrained on, where that is not the data set itself."""
         return self.store.obtain(self._corpus).metrics if self._corpus else None
 
     @cached_property
     def graph(self) -> Graph:
-        """Every piece of work of this study as a node."""
+        """Every piece of work of this study as a node; SpecError where test images are made from what is trained on."""
+        require_apart(self.data, self.corpus)
         return Graph(self.settings, self._data, self.data, self._corpus, self.corpus)
+
+    def labelled(self, split: str) -> int:
+        """How many images of a split have a labelled box."""
+        counts = self.data["splits"][split]
+        return counts["images"] - counts["background_images"]
 
     def record(self, node: Node) -> Record:
         """The record of a node, read or computed."""
@@ -94,7 +101,7 @@ class OpenStudy:
     def models(self, *labels: str) -> dict[str, Model]:
         """Models by label; without labels, all that the study trains on the data set itself."""
         trainings = self.graph.trainings
-        return {k: self.model(k) for k in labels or [k for k, how in trainings.items() if how[2] != "corpus"]}
+        return {k: self.model(k) for k in labels or [k for k, how in trainings.items() if how[2] not in ("corpus", "other")]}
 
     def fine_tuned(self, sparsity: float = 0.0, allocation: str = "global", channels_removed: float = 0.0) -> Model:
         """The best n trained further, with zeros or without a share of its channels; with neither it is the control."""
@@ -173,7 +180,7 @@ class Model:
     def score(self, split: str = "test") -> Score:
         """Its mAP on val or test."""
         require(split in ("val", "test"), "split", split, '"val" or "test"')
-        return Score(tuple(record.metrics[split] for record in self.records))
+        return Score(tuple(record.metrics[split] for record in self.records), self.study.labelled(split))
 
     def curves(self) -> pd.DataFrame:
         """Its learning curves: a row per training seed and epoch; mAP on val where it was taken."""
@@ -205,7 +212,8 @@ class Model:
     def pruned_score(self, point: PruneSpec) -> Score:
         """Its mAP on test after one pruning, with the interval, without retraining."""
         self._require_best()
-        return Score(tuple(self._rows("figures", seed, (point,))[0] for seed in self.study.settings.seeds))
+        rows = tuple(self._rows("figures", seed, (point,))[0] for seed in self.study.settings.seeds)
+        return Score(rows, self.study.labelled("test"))
 
     def even(self, by_type: Score) -> Score:
         """The control of a pruning by type of module: one ratio for all modules that gives exactly as many zeros."""
@@ -216,7 +224,7 @@ class Model:
             self.study.settings.seeds, dense.by_seed, uniform.by_seed, by_type.by_seed, strict=True
         ):
             rows += self._rows("figures", seed, (even_point(ratio, *(row["sparsity"] for row in three)),))
-        return Score(tuple(rows))
+        return Score(tuple(rows), self.study.labelled("test"))
 
     def one_by_one(self) -> pd.DataFrame:
         """mAP on val with half of the weights of one convolution zeroed, layer by layer: a row per layer and training seed."""
@@ -232,6 +240,23 @@ class Model:
 
     def _require_best(self) -> None:
         require(self.label == "p-best", "model", self.label, 'study.model("p-best"): the paper prunes no other')
+
+
+def corpus_spec(settings: Study):
+    """What a study pretrains on: the generated corpus, another public data set, or None for the data set itself."""
+    if settings.pretraining == "corpus":
+        return generated(settings, corpus=True)
+    other = OTHER.get(settings.dataset)
+    return data_spec(replace(settings, dataset=other)) if other else None
+
+
+def require_apart(data: dict, corpus: dict | None) -> None:
+    """SpecError if generated val or test images use handwriting or a photograph that any training sees, by content."""
+    own = {split: set(facts.get("material", ())) for split, facts in data["splits"].items()}
+    trained = own["train"].union(*(facts.get("material", ()) for facts in corpus["splits"].values())) if corpus else own["train"]
+    for split, others in (("val", trained), ("test", trained | own["val"])):
+        shared = len(own[split] & others)
+        require(not shared, f"material of {split}", f"{shared} samples or photographs that are trained on", "other ones")
 
 
 def data_spec(settings: Study):

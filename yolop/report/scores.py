@@ -2,148 +2,212 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import stdtrit
 
-SEED_DRAWS = 2000  # of training seeds, each on one bootstrap sample of the images
 METRICS = ("mAP50", "mAP50_95")
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of bootstrap values."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+FEWEST_LABELLED = 20  # labelled test images below which no verdict is given
+SAME_TIME = 0.02  # "no change" of a time ratio: within this of 1
+LEAST_LEARNT = 0.1  # mAP50 below which a network finds so little that differences are luck
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval. As text, "points" and "%" have a sign and one decimal, a "ratio" has three."""
+    """A number with its 95 % interval. As text, "points" and "%" have a sign and one decimal, a "ratio" has three.
+
+    Attributes:
+        parts: (standard error, degrees of freedom) of what makes it uncertain: the images, and the luck of training.
+        doubt: why no verdict may rest on it; "" if one may.
+        seeds: how many trainings it is a mean of; 0 where none is concerned.
+    """
 
     value: float
     low: float
     high: float
     unit: str = "points"
+    parts: tuple[tuple[float, int], ...] = ()
+    doubt: str = ""
+    seeds: int = 0
+
+    @classmethod
+    def of(
+        cls, by_seed: Sequence[float], resampled: np.ndarray | None = None, independent: int = 0, unit: str = "points", **more
+    ) -> Estimate:
+        """The mean over training seeds, with the interval that their luck and that of the images give it together.
+
+        Half of its width is the root of two squares: t over seeds, of the part of their variance that the images do not
+        explain, and t over images, of the bootstrap of the mean. It is centred on the estimate, because with many classes
+        the bootstrap's own centre is shifted (a sample of images drops rare classes). A test holds its coverage.
+
+        Args:
+            by_seed: (k,), the value of each training on all images.
+            resampled: (k, draws), the same on resampled images, alike for all seeds; None: the interval is of the seeds alone.
+            independent: how many images (or groups of images, where whole groups are drawn) a sample draws.
+        """
+        k, parts, shared = len(by_seed), [], 0.0
+        if resampled is not None:
+            growth = independent / max(independent - 1, 1)
+            images = growth * np.var(np.mean(resampled, axis=0), ddof=1)
+            shared = max(growth * np.var(resampled, axis=1, ddof=1).mean() - images, 0) / max(k - 1, 1)
+            parts.append((float(np.sqrt(images)), max(independent - 1, 1)))
+        if k > 1:
+            parts.append((float(np.sqrt(max(np.var(by_seed, ddof=1) / k - shared, 0))), k - 1))
+        value, half = float(np.mean(by_seed)), float(half_width(parts))
+        return cls(value, value - half, value + half, unit, tuple(parts), seeds=k, **more)
 
     def __str__(self) -> str:
         form = ".3f" if self.unit == "ratio" else "+.1f"
         return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
 
     def __neg__(self) -> Estimate:
-        return Estimate(-self.value, -self.high, -self.low, self.unit)
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
+
+    def p_value(self, limit: float) -> float:
+        """Two-sided p value of "it is `limit`": 1 minus the level of the interval that just reaches it. NaN without parts."""
+        if not self.parts or not np.isfinite(self.value):
+            return np.nan
+        levels = 1 - np.logspace(-6, 0, 2000)
+        return float(1 - levels[half_width(self.parts, levels) <= abs(self.value - limit)].max(initial=0))
+
+
+def half_width(parts: Sequence[tuple[float, int]], level: float | np.ndarray = 0.95) -> float | np.ndarray:
+    """Half of an interval's width from its (standard error, degrees of freedom) parts."""
+    return np.sqrt(sum((stdtrit(freedom, 0.5 + level / 2) * error) ** 2 for error, freedom in parts))
 
 
 @dataclass(frozen=True)
 class Score:
-    """mAP of a network on one split: means over training seeds, on all images and on resampled seeds and images.
+    """mAP of a network on one split: means over training seeds, each also on resampled images.
 
-    Two scores of one split are resampled alike, so that their difference is paired in seeds and images.
+    Two scores of one split are resampled alike, so that their difference is paired in images, and in the numbers of seeds.
     """
 
     by_seed: tuple[dict, ...]  # of each training: mAP50, mAP50_95, mAP50_resampled (draws,) ...
+    labelled: int  # images of the split that have a labelled box
 
     @property
     def mAP50(self) -> float:
         """Mean average precision at an IoU of 0.5, 0..1."""
-        return self._mean("mAP50")
+        return self._values("mAP50").mean()
 
     @property
     def mAP50_95(self) -> float:
         """Mean average precision over IoU 0.5 to 0.95, 0..1."""
-        return self._mean("mAP50_95")
+        return self._values("mAP50_95").mean()
 
     @property
     def sparsity(self) -> float:
         """Share of all parameters that is zero, 0..1."""
-        return self._mean("sparsity")
+        return self._values("sparsity").mean()
 
-    def _mean(self, name: str) -> float:
-        return float(np.mean([seed[name] for seed in self.by_seed]))
+    def _values(self, name: str) -> np.ndarray:
+        return np.array([seed[name] for seed in self.by_seed], float)
 
-    def resampled(self, metric: str = "mAP50") -> np.ndarray:
-        """Means over drawn training seeds on drawn images, one a draw; with one seed, images are drawn alone."""
-        draws = np.array([seed[f"{metric}_resampled"] for seed in self.by_seed])
-        if len(draws) == 1:
-            return draws[0]
-        seeds = np.random.default_rng(0).integers(0, len(draws), (SEED_DRAWS, len(draws)))
-        return draws[seeds, (np.arange(SEED_DRAWS) % draws.shape[1])[:, None]].mean(axis=1)
+    def _estimate(self, values: np.ndarray, resampled: np.ndarray, unit: str, doubt: str = "") -> Estimate:
+        few = f"only {self.labelled} labelled test images" if self.labelled < FEWEST_LABELLED else ""
+        independent = self.by_seed[0].get("groups", self.labelled)
+        return Estimate.of(values, resampled, independent, unit, doubt=few or doubt)
 
     def interval(self, metric: str = "mAP50") -> tuple[float, float]:
-        """The 95 % interval of the mean."""
-        return interval(self.resampled(metric))
+        """The 95 % interval of the mean, within 0..1."""
+        found = self._estimate(self._values(metric), self._values(f"{metric}_resampled"), "share")
+        return max(found.low, 0.0), min(found.high, 1.0)
 
     def row(self, *metrics: str, limits: bool = True) -> dict[str, float]:
         """Columns of a table: each metric, and `<metric>_low` and `<metric>_high` where limits are asked for."""
         columns = {}
         for metric in metrics or METRICS:
-            columns[metric] = self._mean(metric)
+            columns[metric] = self._values(metric).mean()
             if limits:
                 columns[f"{metric}_low"], columns[f"{metric}_high"] = self.interval(metric)
         return columns
 
     def __sub__(self, other: Score) -> Estimate:
         """Percentage points of mAP50 above another score."""
-        drawn = 100 * (self.resampled() - other.resampled())
-        return Estimate(100 * (self.mAP50 - other.mAP50), *interval(drawn))
+        values, resampled = (100 * (self._values(name) - other._values(name)) for name in ("mAP50", "mAP50_resampled"))
+        learnt = max(self.mAP50, other.mAP50) >= LEAST_LEARNT
+        return self._estimate(values, resampled, "points", "" if learnt else f"not learnt, mAP50 below {LEAST_LEARNT:g}")
 
     def percent_over(self, other: Score) -> Estimate:
-        """Per cent of another's mAP50 by which this one is higher; nothing is a percentage of 0, so then NaN, without limits."""
-        base = other.resampled()
-        if not base.all():
-            return Estimate(np.nan, -np.inf, np.inf, "%")
-        drawn = 100 * (self.resampled() / base - 1)
-        return Estimate(100 * (self.mAP50 / other.mAP50 - 1), *interval(drawn), "%")
+        """Per cent of another's mAP50 by which this one is higher."""
+        return self._percent(other, "mAP50", above=100)
 
     def kept(self, other: Score) -> Estimate:
-        """Per cent of another's mAP50-95 that this one has; NaN where that is 0."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            drawn = 100 * self.resampled("mAP50_95") / other.resampled("mAP50_95")
-            return Estimate(float(100 * np.float64(self.mAP50_95) / other.mAP50_95), *interval(drawn), "%")
+        """Per cent of another's mAP50-95 that this one has."""
+        return self._percent(other, "mAP50_95", above=0)
+
+    def _percent(self, other: Score, metric: str, above: float) -> Estimate:
+        """The ratio of two means in per cent less `above`, linear in its spread; NaN, without limits, of nothing."""
+        own, base = self._values(metric), other._values(metric)
+        if not base.mean():
+            return Estimate(np.nan, -np.inf, np.inf, "%", doubt="not learnt, mAP50 is 0")
+        ratio, drawn = own.mean() / base.mean(), f"{metric}_resampled"
+        values = 100 * ratio - above + 100 * (own - ratio * base) / base.mean()
+        resampled = 100 * (self._values(drawn) - ratio * other._values(drawn)) / base.mean()
+        learnt = other.mAP50 >= LEAST_LEARNT
+        return self._estimate(values, resampled, "%", "" if learnt else f"not learnt, mAP50 below {LEAST_LEARNT:g}")
 
 
 @dataclass(frozen=True)
 class Ratio(Estimate):
-    """A time over the baseline's, below 1 is faster; `equivalent`: shown to lie within 2 % of 1 by two one-sided tests."""
+    """A time over the baseline's; below 1 is faster."""
 
     unit: str = "ratio"
-    equivalent: bool = False
-    high90: float = np.inf
 
     @classmethod
-    def of(cls, row: dict) -> Ratio:
+    def of(cls, row: dict, doubt: str = "") -> Ratio:
         """The ratio of a timing row."""
-        return cls(
-            row["ratio"], row["ratio_low"], row["ratio_high"], "ratio", bool(row.get("equivalent")),
-            row.get("ratio90_high", np.inf),
-        )  # fmt: skip
+        return cls(row["ratio"], row["ratio_low"], row["ratio_high"], doubt=doubt)
+
+    @property
+    def equivalent(self) -> bool:
+        """Shown to be no change: the whole interval lies within 2 % of 1 (two one-sided tests at 2.5 % each)."""
+        return 1 - SAME_TIME <= self.low and self.high <= 1 + SAME_TIME
 
     def less_time(self) -> Estimate:
         """By how many per cent the time lies below the baseline's."""
-        return Estimate(100 * (1 - self.value), 100 * (1 - self.high), 100 * (1 - self.low), "%")
+        value, high, low = (100 * (1 - end) for end in (self.value, self.low, self.high))
+        return Estimate(value, low, high, "%", doubt=self.doubt)
 
     def inverse(self) -> Ratio:
         """The baseline's time over this one's."""
-        return Ratio(1 / self.value, 1 / self.high, 1 / self.low)
+        return Ratio(1 / self.value, 1 / self.high, 1 / self.low, doubt=self.doubt)
 
     def __truediv__(self, other: Ratio) -> Ratio:
         """One time over another where both were timed against the same baseline; spreads add as if independent."""
         spread = np.hypot(np.log(self.high / self.low), np.log(other.high / other.low)) / 2
-        value, narrow = self.value / other.value, 1.645 / 1.96  # from a 95 % to a 90 % interval
-        within = 0.98 <= value * np.exp(-spread * narrow) and value * np.exp(spread * narrow) <= 1.02
+        value = self.value / other.value
         low, high = float(value * np.exp(-spread)), float(value * np.exp(spread))
-        return Ratio(value, low, high, "ratio", bool(within))
+        return Ratio(value, low, high, doubt=self.doubt or other.doubt)
+
+
+def control_doubt(control: dict) -> str:
+    """Why no verdict may rest on times whose A/A control has this row: its interval excludes 1. "" if one may."""
+    again = Ratio.of(control)
+    return "" if again.low <= 1 <= again.high else f"A/A control failed, the same network timed twice gives {again}"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What was timed side by side: rows by key, the baseline first, and the baseline timed once more as the A/A control."""
+    """What was timed side by side: rows by key, the baseline first, and the baseline timed once more as the A/A control.
+
+    Where the control's interval excludes 1, the same network differs from itself by more than noise, so no verdict may
+    rest on the other ratios.
+    """
 
     rows: dict[Hashable, dict]
     control: dict
 
     def __getitem__(self, key: Hashable) -> Ratio:
-        return Ratio.of(self.rows[key])
+        return Ratio.of(self.rows[key], self.doubt)
+
+    @property
+    def doubt(self) -> str:
+        """Why no verdict may rest on these times; "" if one may."""
+        return control_doubt(self.control)
 
     @property
     def baseline(self) -> Hashable:
@@ -153,4 +217,4 @@ class Timing:
     @property
     def variants(self) -> dict[Hashable, Ratio]:
         """All that is compared to the baseline."""
-        return {key: Ratio.of(row) for key, row in self.rows.items() if key != self.baseline}
+        return {key: self[key] for key in self.rows if key != self.baseline}

@@ -21,10 +21,11 @@ from yolop.store import committed_path
 
 DECIMALS = {  # by the end of a column's name, first match wins; any other number has three
     "parameters": 0, "_pct": 1, "gflops": 3, "_ms": 2, "_ms_paper": 1, "fps": 0, "_px": 0, "sparsity_of_weights": 2,
-    "channels_removed": 2, "speed_up": 2, "own_dense": 2, "_mb": 2, "sparsity": 4, "sparsity_paper": 4, "multiple": 4,
+    "channels_removed": 2, "speed_up": 2, "by_zeros": 2, "p_value": 4, "ahead": 1, "ahead_low": 1, "ahead_high": 1, "_mb": 2,
+    "sparsity": 4, "sparsity_paper": 4, "multiple": 4,
     "max_difference": 7, "lr": 6, "loss": 4, "box": 4, "obj": 4, "cls": 4,
 }  # fmt: skip
-SIGNED = ("_difference", "_gain", "gain_low", "gain_high", "_lost")
+SIGNED = ("_difference", "_gain", "gain_low", "gain_high", "_lost", "_ahead", "ahead_low", "ahead_high")
 # What no cell of a table may begin: a column, HTML, a link or an image, a formula. Names of classes come from strangers.
 INERT = str.maketrans({"|": "\\|", "<": "&lt;", "[": "&#91;", "$": "&#36;"})
 

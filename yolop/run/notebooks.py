@@ -17,17 +17,13 @@ import nbformat
 import psutil
 
 from yolop import files
-from yolop.files import StoreError, way_out, write_atomically
+from yolop.files import NotebookError, StoreError, way_out, write_atomically
 from yolop.report.opened import PARAMETERS
 from yolop.settings import parse
 from yolop.specs import require
 
 # Errors whose message says what to do; a traceback would only hide it.
 PLAIN = ("StoreError", "DamagedRecord", "SpecError", "DatasetError", "DownloadError", "TrainingError")
-
-
-class NotebookError(RuntimeError):
-    """A notebook did not run to its end; the message says which cell, why, and where it was kept."""
 
 
 def notebooks(only: str = "") -> list[Path]:
@@ -49,7 +45,10 @@ def require_parameters(notebook: Path) -> None:
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # we report errors ourselves
-    comments = {name: about["help"] for name, about in papermill.inspect_notebook(_no_template(notebook)).items()}
+    try:
+        comments = {name: about["help"] for name, about in papermill.inspect_notebook(_no_template(notebook)).items()}
+    except (ValueError, KeyError) as error:  # no notebook at all, or one in another language
+        require(False, notebook.name, str(error), "a notebook of this project, e.g. git checkout notebooks")
     require(tuple(comments) == PARAMETERS, f"parameters of {notebook.name}", list(comments), ", ".join(PARAMETERS))
     for name, comment in comments.items():
         require(bool(comment), f"comment on {name} in {notebook.name}", comment, "a few words after its value")
@@ -66,6 +65,7 @@ def execute(notebook: Path, output: Path, parameters: dict, stream: TextIO | Non
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # we report errors ourselves
     # No other `python3` kernel comes first, and the kernel works in the same project, wherever it is started.
     os.environ |= {"JUPYTER_PATH": str(Path(sys.prefix) / "share" / "jupyter"), "YOLOP_ROOT": str(files.ROOT)}
+    os.environ |= {"YOLOP_DATA": str(files.DATA)} if files.DATA else {}  # absolute, like the project: a kernel runs elsewhere
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{notebook.stem}.{os.getpid()}.ipynb")
     failed = output.with_name(f"{notebook.stem}.failed.ipynb")

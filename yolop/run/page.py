@@ -16,7 +16,7 @@ INERT = {  # what Markdown may become: names of classes come from strangers
     "attributes": {"a": ["href", "title"], "th": ["style"], "td": ["style"]},
     "css_sanitizer": CSSSanitizer(allowed_css_properties=["text-align"]),
 }
-VERDICT = re.compile(r"<td[^>]*>(holds|does not hold|undecided|not run)</td>")
+VERDICT = re.compile(r"<td[^>]*>((holds|does not hold|undecided|not run)( by construction)?(?::[^<]*)?)</td>")
 HEADING = re.compile(r"<h([1-5])>(.*?)</h\1>", re.DOTALL)
 
 
@@ -38,7 +38,7 @@ def page(books: list[NotebookNode], figures: Path, study: str) -> str:
         cell.id = f"cell-{number}"
     book = NotebookNode(cells=cells, metadata=NotebookNode(), nbformat=4, nbformat_minor=5)
     html, _ = exporter.from_notebook_node(book, {"title": title})
-    html = VERDICT.sub(lambda found: f'<td class="verdict {found[1].replace(" ", "-")}">{found[1]}</td>', html)
+    html = VERDICT.sub(lambda f: f'<td class="verdict {(f[3] or f[2]).strip().replace(" ", "-")}">{f[1]}</td>', html)
     return _with_contents(html)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import threading
 import time
@@ -10,6 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 
 class Progress:
@@ -73,6 +77,8 @@ class Progress:
     def conclude(self) -> None:
         """The last line: time in all, and memory of the largest kernel."""
         self.bar.close()
+        if resource is None:
+            return self.line(f"{clock_time(time.monotonic() - self.began)} in all")
         unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
         peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
         self.line(f"{clock_time(time.monotonic() - self.began)} in all, at most {peak_gb:.1f} GB of memory")

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nbformat
+import pandas as pd
 
 from yolop import files, store
 from yolop.files import StoreError, read_json, write_atomically
@@ -126,8 +127,7 @@ def _in_place(book: nbformat.NotebookNode) -> str:
 def _front_pages(book: nbformat.NotebookNode, report: Path) -> dict[str, str]:
     """Both READMEs with their results written anew from the last notebook of a report, and the ledger of claims."""
     by_study = show.published_verdicts() | {report.name: show.verdicts(report)}
-    judged = claims.ledger(by_study)[list(by_study)].apply(lambda column: column.value_counts())
-    counts = judged.reindex([claims.HOLDS, claims.FAILS, claims.OPEN, claims.NOT_RUN]).fillna(0).astype(int)
+    counts = pd.DataFrame({study: claims.counts(verdicts) for study, verdicts in by_study.items()})
     table = show.to_markdown(counts.rename_axis("verdict").reset_index())
     texts = {"reports/ledger.md": LEDGER_HEAD + show.to_markdown(claims.ledger(by_study, estimates=True))}
     for file, tag in (("README.md", "readme"), ("README.ko.md", "readme-ko")):

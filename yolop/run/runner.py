@@ -16,6 +16,7 @@ from yolop.run.progress import Progress
 from yolop.run.status import expected_seconds, graph_of, opened
 from yolop.settings import Study, parse
 from yolop.specs import SpecError
+from yolop.study.graph import OTHER
 
 
 def prepare(name: str, settings: list[str], only: str = "") -> tuple[OpenStudy, str, list[Path]]:
@@ -44,8 +45,8 @@ def _fetch(study: Study) -> None:
     from yolop.data.downloads import DownloadError
 
     try:
-        if study.dataset in public.DATASETS:
-            public.fetch(public.SOURCES[study.dataset])
+        for name in {study.dataset, OTHER.get(study.dataset)} & set(public.DATASETS):
+            public.fetch(public.SOURCES[name])
         if study.pretraining == "coco":
             public.official_weights()
     except DownloadError as error:

@@ -60,8 +60,7 @@ def measure_shape(spec: AtlasSpec, shape: tuple, counts: dict[str, int]) -> list
         row = base | {"sparsity": None, "path": "dense again", "sparse_ms": float(np.median(times_ms[label]))}
         if label in networks:
             row |= {"sparsity": label, "path": networks[label].layers[0]["path"]}
-        ratios = latency.equivalence(times_ms[label] / times_ms["dense"])
-        rows.append(row | {name: ratios[name] for name in ("ratio", "ratio_low", "ratio_high")})
+        rows.append(row | latency.ratio_of(times_ms[label] / times_ms["dense"]))
     return rows
 
 

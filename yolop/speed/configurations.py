@@ -52,7 +52,7 @@ def compute_scores(spec: ConfigurationScoresSpec, parents: dict[str, Record], fo
             call = runtimes.load(setup.runtime, files, network, setup.imgsz, spec.threads)
             difference = float((call(image) - expected)[..., 4:].abs().max())
             scores = evaluate(runtimes.OneByOne(call), split, 100)
-        row = {"label": setup.text} | {k: v for k, v in scores.items() if k.startswith("mAP")}
+        row = {"label": setup.text} | {k: v for k, v in scores.items() if k.startswith("mAP") or k == "groups"}
         row |= exported.metrics if exported else {"file_mb": None, "compressed_mb": None}
         rows.append(row | {"max_difference": difference})
     return {"rows": rows}

@@ -20,7 +20,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from yolop.measure import latency
 from yolop.network.head import decode_arrays
-from yolop.network.yolov5 import Wired
+from yolop.network.yolov5 import Wired, require_unmasked
 from yolop.specs import SpecError, require
 from yolop.speed import kernels
 from yolop.speed.tracing import Layout, Map, Op, Reader
@@ -53,6 +53,7 @@ def sparsify(model: nn.Module, imgsz: int, threads: int | None = None, strict: b
     threads = min(torch.get_num_threads(), len(CORES)) if threads is None else threads
     require(1 <= threads <= len(CORES), "threads", threads, f"1 to {len(CORES)}, the cores of this machine")
     require(imgsz > 0 and imgsz % 32 == 0, "imgsz", imgsz, "a multiple of 32 pixels")
+    require_unmasked(model)
     way_out = "yolov5.fused(model), float32, on the CPU"
     require(not any(m.training for m in model.modules()), "training mode", True, "model.eval()")
     require(not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()), "batch norm", "unfused", way_out)

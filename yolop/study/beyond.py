@@ -50,19 +50,19 @@ def atlas(graph: Graph) -> Node:
     shapes = tuple((m, graph.shape(m)) for m in graph.study.models)
     shares = SMALL_SHARES if graph.study.small else SHARES
     spec = AtlasSpec(shapes, len(graph.facts["names"]), graph.study.imgsz, shares, rounds(graph.study, 30, 15))
-    return Node(spec, quiet=True)
+    return Node(spec, quiet=not graph.study.small)
 
 
 def sparse_tensors(graph: Graph) -> Node:
     """PyTorch's sparse tensors for the convolutions of p."""
     spec = SparseTensorSpec(graph.shape("p"), graph.study.imgsz, rounds=rounds(graph.study, 10, 10000))
-    return Node(spec, quiet=True)
+    return Node(spec, quiet=not graph.study.small)
 
 
 def channel_times(graph: Graph) -> Node:
     """n in PyTorch with more and more of its channels removed."""
     spec = ChannelTimesSpec(graph.shape("n"), len(graph.facts["names"]), graph.study.imgsz, rounds=rounds(graph.study, 16, 30))
-    return Node(spec, quiet=True)
+    return Node(spec, quiet=not graph.study.small)
 
 
 def options(graph: Graph, seed: int) -> list[Option]:
@@ -135,7 +135,7 @@ def times(graph: Graph) -> Node:
 
 def uniform_sizes(study: Study) -> tuple[int, ...]:
     """Image sizes at which whole networks with evenly spread zeros are timed."""
-    return (study.imgsz,) if study.small else (study.imgsz, 2 * study.imgsz)
+    return tuple(size or study.imgsz for size in study.uniform_imgsz)
 
 
 def uniform(study: Study) -> list[tuple[str, str, float]]:
@@ -158,4 +158,4 @@ def _timed(graph: Graph, label: str, chosen: tuple[Configuration, ...], parents:
     spec = ConfigurationTimesSpec(
         label, chosen, len(graph.facts["names"]), rounds=rounds(graph.study, 50, 10), starts=starts, apart=apart
     )
-    return Node(spec, parents, quiet=True)
+    return Node(spec, parents, quiet=not graph.study.small)

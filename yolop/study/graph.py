@@ -28,6 +28,7 @@ from yolop.specs import (
     Spec,
     StemSpec,
     SweepSpec,
+    TieOrdersSpec,
     TrainSpec,
     Variant,
     points,
@@ -36,7 +37,8 @@ from yolop.specs import (
 )
 
 # How each model of a study comes to be, by the study's `pretraining`: its shape, what it starts from, what it is trained
-# for. "corpus": the larger generated corpus. "original": the data set by the original's recipe, for `pretrain_epochs`.
+# for. "corpus": the larger generated corpus. "original": the data set by the original's recipe, for `pretrain_epochs`;
+# "other": the same on another public data set, as the paper pretrains on data that are not those it is tested on.
 # "same steps": as many steps as pretraining and data set together. "coco": the official weights.
 SCRATCH = {"s": ("s", "random", "data"), "n": ("n", "random", "data"), "p": ("p", "random", "data")}
 TRAININGS = {
@@ -54,8 +56,12 @@ TRAININGS = {
         "p-best": ("p", "largest-l1:n-coco", "data"),
         "p-same-steps": ("p", "random", "same steps"),
         "p-coco": ("p", "largest-l1:coco", "data"),
+        "p-coco-same-steps": ("p", "largest-l1:coco", "same steps"),
+        "n-other": ("n", "matching:coco", "other"),
+        "p-other": ("p", "largest-l1:n-other", "data"),
     },
 }
+OTHER = {"bccd": "raccoon"}  # data set -> the other one for pretraining; the rest have none
 # What photographs are trained with: YOLOv5's own augmentation (hyp.scratch-low), without mosaic, which needs more epochs
 # than a CPU affords (n on bccd, 30 epochs, one seed: val mAP50 0.884 without and 0.868 with it).
 PHOTOGRAPHS = {"hsv": (0.015, 0.7, 0.4), "scale": 0.5, "fliplr": 0.5}
@@ -101,7 +107,7 @@ GRID = tuple(ModelSpec(d, w) for d in (0.16, 0.20, 0.25, 0.33) for w in (0.125, 
 class Node:
     """One piece of work: what to do, the nodes whose records it reads by role, and whether it is a timing.
 
-    Nothing else may run on the machine of a `quiet` node.
+    Nothing else may run on the machine of a `quiet` node. (In a small study, whose numbers mean nothing, none is quiet.)
     """
 
     spec: Spec
@@ -145,12 +151,13 @@ def _figures() -> tuple[PruneSpec, ...]:
 
 def trainings_of(study: Study) -> dict[str, tuple[str, str, str]]:
     """Label -> (shape, what it starts from, what it is trained for), of the models that a study trains."""
-    return {label: how for label, how in TRAININGS[study.pretraining].items() if how[0] in study.models}
+    chosen = {label: how for label, how in TRAININGS[study.pretraining].items() if how[0] in study.models}
+    return chosen if study.dataset in OTHER else {label: how for label, how in chosen.items() if "other" not in label}
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The nodes of one study. `data` and `corpus` are its data nodes, `facts` what the data record says of the first."""
+    """The nodes of one study. `data` and `corpus`, what is pretrained on, are its data nodes; `facts` what their records say."""
 
     study: Study
     data: Node
@@ -181,7 +188,7 @@ class Graph:
     def steps(self, label: str) -> int:
         """Batches of a whole training: epochs times the batches of an epoch, whose last may be smaller."""
         spec = self.training(label, self.study.seeds[0]).spec
-        facts = self.corpus_facts if self.trainings[label][2] == "corpus" else self.facts
+        facts = self.corpus_facts if self.trainings[label][2] in ("corpus", "other") else self.facts
         return spec.epochs * math.ceil(facts["splits"]["train"]["images"] / spec.batch)
 
     def training(self, label: str, seed: int) -> Node:
@@ -189,13 +196,13 @@ class Graph:
         if label == "coco":
             return Node(OFFICIAL)
         _, init, purpose = self.trainings[label]
-        data = self.corpus if purpose == "corpus" else self.data
-        facts, study = self.corpus_facts if purpose == "corpus" else self.facts, self.study
-        epochs = study.pretrain_epochs if purpose in ("corpus", "original") else study.epochs
+        elsewhere, study = purpose in ("corpus", "other"), self.study
+        data, facts = (self.corpus, self.corpus_facts) if elsewhere else (self.data, self.facts)
+        epochs = study.pretrain_epochs if purpose in ("corpus", "original", "other") else study.epochs
         recipe, batch = {} if study.dataset == "digits" else PHOTOGRAPHS, study.batch
         if purpose == "same steps":
             epochs += round(self.steps(self.pretrained) / math.ceil(facts["splits"]["train"]["images"] / batch))
-        if purpose == "original":
+        if purpose in ("original", "other"):
             batch = 16
             per_epoch = math.ceil(facts["splits"]["train"]["images"] / batch)
             recipe = ORIGINAL_RECIPE | {"warmup_epochs": max(3.0, 100 / per_epoch)}  # at least 100 steps, as the original
@@ -205,8 +212,9 @@ class Graph:
             parents.append(("weights", self.training(parent, seed)))
             init = f"{way}:{parents[-1][1].id}"
         spec = TrainSpec(
-            model=self.shape(label), label=label, data=facts["digest"], nc=len(facts["names"]), imgsz=study.imgsz,
-            epochs=epochs, batch=batch, seed=seed, init=init, device=study.device, **recipe,
+            model=self.shape(label), label="n-coco" if purpose == "other" else label, data=facts["digest"],
+            nc=len(facts["names"]), imgsz=study.imgsz, epochs=epochs, batch=batch, seed=seed, init=init, device=study.device,
+            **recipe,
         )  # fmt: skip
         return Node(spec, tuple(parents))
 
@@ -215,9 +223,7 @@ class Graph:
         """Label of the training whose weights p (best) starts from."""
         return self.trainings["p-best"][1].split(":")[1]
 
-    def fine_tuned(
-        self, seed: int, sparsity: float = 0.0, allocation: str = "global", channels_removed: float = 0.0
-    ) -> Node:
+    def fine_tuned(self, seed: int, sparsity: float = 0.0, allocation: str = "global", channels_removed: float = 0.0) -> Node:
         """The best n trained further, with zeros or with a share of its channels removed; with neither, the dense control.
 
         All of them are distilled from that n.
@@ -237,6 +243,11 @@ class Graph:
         require(self.study.dataset == "coco128", "dataset", self.study.dataset, '"coco128"')
         official = self.training("coco", 0)
         return Node(EvaluationSpec(official.id, self.facts["digest"], 640, split), (("data", self.data), ("weights", official)))
+
+    def tie_orders(self, split: str) -> Node:
+        """The same with images of equal shape in other orders, so that other images share a batch."""
+        node = self.official_score(split)
+        return Node(TieOrdersSpec(node.spec.parent, node.spec.data, node.spec.imgsz, split), node.parents)
 
     def sweep(self, label: str, seed: int, chosen: tuple[PruneSpec, ...] = ()) -> Node:
         """Points on the test split for p (best) of one training seed: those of a method or of "figures", or `chosen` ones."""
@@ -277,11 +288,11 @@ class Graph:
         spec = LatencySpec(
             label, variants, len(self.facts["names"]), self.study.imgsz, rounds, whole_path=label == "models", processes=processes
         )
-        return Node(spec, (("data", self.data), *((node.id, node) for node in trained)), quiet=True)
+        return Node(spec, (("data", self.data), *((node.id, node) for node in trained)), quiet=not self.study.small)
 
     def stem(self) -> Node:
         """Focus against the 6x6 convolution of v6.0."""
-        return Node(StemSpec(16, self.study.imgsz, self.study.timing_rounds), quiet=True)
+        return Node(StemSpec(16, self.study.imgsz, self.study.timing_rounds), quiet=not self.study.small)
 
     def pictures(self) -> Node:
         """A few test pictures with the detections of the timed models, s first, then of p (best) with 30 % and 60 % zeros."""

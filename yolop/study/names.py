@@ -9,6 +9,9 @@ NAMES = {
     "p-best": "YOLOv5p (best.pt)",
     "p-same-steps": "YOLOv5p (same total steps)",
     "p-coco": "YOLOv5p (COCO weights)",
+    "p-coco-same-steps": "YOLOv5p (COCO weights, same total steps)",
+    "n-other": "YOLOv5n (on other data)",
+    "p-other": "YOLOv5p (pretrained on other data)",
     "p-from-n": "YOLOv5p (n's matching layers)",
     "p-from-n-l1": "YOLOv5p (n's largest channels)",
 } | {label: f"YOLOv5{label}" for label in ("x", "l", "m")}

@@ -22,8 +22,10 @@ def by_notebook(graph: Graph) -> dict[str, list[Node]]:
         "04": [graph.sweep(label, seed) for label in ("figures", *METHODS) for seed in study.seeds]
         + [graph.sensitivity(seed) for seed in study.seeds],
         "05": [graph.latency("pruned"), beyond.sparse_tensors(graph), *(_zeros(graph) if study.sparsities else [])],
-        "06": [graph.pictures(), *([graph.official_score("val")] if study.dataset == "coco128" else [])],
+        "06": [graph.pictures()],
     }
+    if study.dataset == "coco128":
+        plan["06"] += [graph.official_score("val"), graph.tie_orders("val")]
     seen, chosen = set(), {}
     for number, nodes in plan.items():
         chosen[number] = [node for top in nodes for node in _with_parents(top) if not (node.id in seen or seen.add(node.id))]
