@@ -162,7 +162,7 @@ STUDIES = {
     ),
     "raccoon": Study(
         "raccoon", "raccoon", imgsz=320, models=("n", "p"), epochs=60, batch=8, pretraining="coco", pretrain_epochs=60,
-        seeds=(0, 1, 2),
+        seeds=(0, 1, 2), ratios=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
     ),
     "coco128": Study("coco128", "coco128", imgsz=256, epochs=120, batch=8, pretraining="coco", pretrain_epochs=60),
     "paper": Study(
