@@ -83,6 +83,7 @@ REFUSED = {
     "names with a gap": (config(names={0: "cat", 2: "dog"}), "names: the keys .* are not 0 to 1"),
     "names is text": (config(names="cat dog"), "names: .* neither a list nor a mapping"),
     "names holds no": (config(names=["yes", False]), "names: .* put it in quotes"),
+    "names twice": (yaml_of(b"train: a\nval: b\nnames: [cat]\nnames: [dog]\n"), "names stands there twice: keep one"),
     "one name twice": (config(names=["cat", "cat"]), "names: 'cat' stands for two"),
     "nc differs": (config(nc=3), "nc: 3, but there are 2 names"),
     "nc is text": (config(nc="2"), "nc: '2', but there are 2 names"),

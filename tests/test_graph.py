@@ -33,8 +33,9 @@ def ids(study) -> list[str]:
 
 def test_the_nodes_of_the_published_studies_are_the_committed_records():
     """If an id moves, what was computed is out of reach: change one only with intent."""
-    reached = [run for name in PUBLISHED for run in ids(STUDIES[name])]
-    assert set(reached) == set(RECORDS)
+    reached = {run for name in PUBLISHED for run in ids(STUDIES[name])}
+    begun = set(ids(STUDIES["raccoon"]))  # its trainings are committed as they come; its report is not published yet
+    assert reached <= set(RECORDS) <= reached | begun
     assert all(len(found) == len(set(found)) for found in (ids(STUDIES[name]) for name in PUBLISHED))
 
 

@@ -78,6 +78,14 @@ CASES = OFFICIAL.parents[1] / "cases"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="no cases beside the project")
 
 
+def test_a_file_of_the_ultralytics_package_is_named(tmp_path):
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.save({"model": DetectionModel("yolov8n.yaml", verbose=False)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt holds a network of the ultralytics package \(YOLOv5u, YOLOv8"):
+        official.read_official(tmp_path / "a.pt")
+
+
 @needs_cases
 @pytest.mark.parametrize("case", ["15-checkpoint-with-a-path", "16-checkpoint-not-stripped-numpy2"])
 def test_checkpoints_as_the_original_writes_them_today_are_read(case):

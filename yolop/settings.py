@@ -88,6 +88,8 @@ class Study:
                 value = getattr(self, item.name)
                 require(item.metadata["check"](value), item.name, value, item.metadata["allowed"])
         ModelSpec(*self.p)
+        fits = self.pretraining != "corpus" or self.imgsz >= 96
+        require(fits, "imgsz", self.imgsz, "96 or more with pretraining=corpus, whose digits are up to 56 px high")
         wrong = bool(self.sparsities or self.channels_removed) and not any(self.sparsities)
         require(not wrong, "sparsities", self.sparsities, "at least one above 0, or none and no channels_removed")
 

@@ -21,10 +21,8 @@ from yolop.data.images import decode
 from yolop.files import sha256
 from yolop.specs import canonical, printable
 
-SUFFIXES = (  # every name of a format that `images.decode` reads
-    *(".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".pjpeg", ".pjp", ".mpo"),
-    *(".bmp", ".dib", ".png", ".tif", ".tiff", ".webp"),
-)
+# Every name of a format that `images.decode` reads.
+SUFFIXES = tuple(".jpg .jpeg .jpe .jif .jfif .pjpeg .pjp .mpo .bmp .dib .png .tif .tiff .webp".split())
 MAX_LABEL, MAX_LIST, MAX_YAML = 2**21, 2**27, 2**20  # bytes of a file
 MAX_NAME = 100  # characters of a class
 JOINERS = str.maketrans("", "", "\u200c\u200d")  # not shown themselves, but part of words and emoji
@@ -158,6 +156,12 @@ class _Yaml(yaml.SafeLoader):
             raise yaml.YAMLError("it has an alias (*name): write out what that stands for")
         return super().compose_node(parent, index)
 
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.YAMLError(f"{twice} stands there twice: keep one of them")
+        return super().construct_mapping(node, deep)
+
     def construct_scalar(self, node):
         if len(node.value) > MAX_NAME and not node.tag.endswith(":str"):
             raise yaml.YAMLError(f"a number of {len(node.value)} characters")
@@ -252,8 +256,7 @@ def _images(split: str, entry: str | list[str], place: _Place, problems: list[st
 def _unread(split: str, files: list[Path]) -> list[str]:
     """Which files of a folder of images are not read, by the end of their names."""
     rest = Counter(file.suffix for file in files if file.suffix.lower() not in (*SUFFIXES, ".cache"))
-    labels = {file.with_suffix(".txt") for file in files} & {_label_path(file) for file in files}
-    if labels:  # beside the images, as where their path has no /images/
+    if any(file.with_suffix(".txt") == _label_path(file) for file in files):  # labels belong beside the images
         rest.pop(".txt", None)
     kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(rest.items()))
     return [f"{split}: files among the images that are not read: {kinds}"] if rest else []
@@ -286,8 +289,7 @@ def _label_path(image: Path) -> Path:
 
 def _label_file(image: Path) -> Path:
     """The label file of an image, also where Windows wrote .TXT."""
-    label = _label_path(image)
-    return label if label.is_file() or not label.with_suffix(".TXT").is_file() else label.with_suffix(".TXT")
+    return next(filter(Path.is_file, (_label_path(image), _label_path(image).with_suffix(".TXT"))), _label_path(image))
 
 
 def _sample(image: Path, place: _Place, nc: int) -> _Sample:

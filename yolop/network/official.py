@@ -93,6 +93,9 @@ def _read(path: Path, state_dict: bool) -> dict[str, torch.Tensor]:
     _require_bounded(path)
     names = get_unsafe_globals_in_checkpoint(path)
     for name in names:
+        if name.startswith("ultralytics."):
+            text = "holds a network of the ultralytics package (YOLOv5u, YOLOv8 and later), not of the original YOLOv5"
+            raise CheckpointError(f"{path.name} {text}: it is not read")
         if not name.startswith(SHELLS):
             asked = printable(name, NAME)
             raise CheckpointError(f"the file asks for {asked}: only tensors and plain containers are read")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -214,11 +215,12 @@ def per_class(models: dict[str, Model]) -> pd.DataFrame:
 
 def val_and_test(study: OpenStudy, printed: list[dict]) -> pd.DataFrame:
     """Every model on val and on test, means over training seeds. Where val is train, as in coco128: on seen and unseen."""
-    seen = any("images of val are in train" in warning for warning in study.data["warnings"])
+    leak = re.search(r"(\d+) of (\d+) images of val are in train", " ".join(study.data["warnings"]))
+    seen = "unseen" if not leak else "seen in training" if leak[1] == leak[2] else f"{leak[1]} of {leak[2]} seen in training"
     paper, rows = {label: line["mAP50"] for label, line in zip(FIGURE_2, printed, strict=True)}, []
     for model in study.models().values():
         val, test = (model.score(split).row(limits=False) for split in ("val", "test"))
-        row = {"label": model.label, "model": model.name, "val_images": "seen in training" if seen else "unseen"}
+        row = {"label": model.label, "model": model.name, "val_images": seen}
         for metric in METRICS:
             row |= {f"{metric}_val": val[metric], f"{metric}_test": test[metric]}
         rows.append(row | {"mAP50_difference": val["mAP50"] - test["mAP50"], "mAP50_paper": paper.get(model.label)})

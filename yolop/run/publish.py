@@ -16,11 +16,13 @@ from yolop import files, store
 from yolop.files import StoreError, read_json, write_atomically
 from yolop.paper import claims
 from yolop.report import show
-from yolop.report.opened import PARAMETERS
+from yolop.report.opened import PARAMETERS, OpenStudy
 from yolop.run.notebooks import as_text, ending_kernels, execute, notebooks
 from yolop.run.page import page
-from yolop.settings import DEFAULT, named_study
+from yolop.run.status import graph_of
+from yolop.settings import DEFAULT, STUDIES, named_study
 from yolop.specs import require
+from yolop.study.plan import by_notebook
 
 README_STUDY = "bccd"  # whose results stand in the READMEs and in the ledger over all studies
 LEDGER_HEAD = """\
@@ -67,9 +69,11 @@ def _used(name: str) -> Iterator[tuple[Path, str]]:
 
 
 def unneeded() -> list[Path]:
-    """Committed records that no report has used, and that no used record names as what it starts from."""
+    """Committed records that no report has used, no named study needs, and no used record names as what it starts from."""
     manifests = [read_json(path)["records"] for path in (files.ROOT / "reports").glob("*/manifest.json")]
-    used = {store.committed_path(files.ROOT, run_id) for records in manifests for run_id in records}
+    graphs = (graph_of(OpenStudy(study, store.Store("committed")), ("committed",)) for study in STUDIES.values())
+    planned = {node.id for graph in graphs if graph for nodes in by_notebook(graph).values() for node in nodes}
+    used = {store.committed_path(files.ROOT, run_id) for run_id in planned.union(*manifests)}
     named = "".join(path.read_text(encoding="utf-8") for path in used if path.exists())
     rest = set((files.ROOT / "data" / "records").glob("*.json")) - used
     return sorted(path for path in rest if path.stem not in named)

@@ -22,6 +22,7 @@ SHARES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # of zeros in the laye
 SMALL_SHARES = (0.0, 0.3, 0.8, 0.9)
 UNIFORM = (0.0, 0.7, 0.8, 0.9, 0.95)  # evenly spread zeros in whole networks
 SMALL_UNIFORM = (0.0, 0.8, 0.9)
+SMALL_RUNTIMES = ("pytorch", "sparse", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def rounds(study: Study, share: int, most: int) -> int:
 
 def atlas(graph: Graph) -> Node:
     """Every different convolution of the models at many sparsities: the engine's time over the dense one's."""
-    shapes = tuple((m, graph.shape(m)) for m in graph.study.models)
+    shapes = tuple((m, graph.shape(m)) for m in (("n",) if graph.study.small else graph.study.models))
     shares = SMALL_SHARES if graph.study.small else SHARES
     spec = AtlasSpec(shapes, len(graph.facts["names"]), graph.study.imgsz, shares, rounds(graph.study, 30, 15))
     return Node(spec, quiet=not graph.study.small)
@@ -65,6 +66,11 @@ def channel_times(graph: Graph) -> Node:
     return Node(spec, quiet=not graph.study.small)
 
 
+def runtimes(study: Study) -> tuple[str, ...]:
+    """What networks run in."""
+    return SMALL_RUNTIMES if study.small else RUNTIMES
+
+
 def options(graph: Graph, seed: int) -> list[Option]:
     """Every way to make n faster that is scored and timed; the first, dense n in PyTorch, is what all compare to."""
     study, n, imgsz = graph.study, graph.shape("n"), graph.study.imgsz
@@ -74,22 +80,23 @@ def options(graph: Graph, seed: int) -> list[Option]:
 
     dense, zeros = graph.training(graph.best_n, seed), study.control_sparsity
     groups = {"pytorch": "none", "sparse": "sparse"}
-    found = [option(groups.get(runtime, "runtime"), "n", dense, runtime) for runtime in RUNTIMES]
+    found = [option(groups.get(runtime, "runtime"), "n", dense, runtime) for runtime in runtimes(study)]
     for share in study.trained_zeros:
         found.append(option("sparse", "zeros", graph.fine_tuned(seed, share), "sparse", sparsity=share))
-    control = graph.fine_tuned(seed, zeros)
-    for runtime in ("pytorch", "onnxruntime", "openvino", "ncnn"):
+    control, known = graph.fine_tuned(seed, zeros), runtimes(study)
+    for runtime in (runtime for runtime in ("pytorch", "onnxruntime", "openvino", "ncnn") if runtime in known):
         found.append(option("zeros elsewhere", "zeros", control, runtime, sparsity=zeros))
-    for runtime in ("pytorch", "openvino-bf16"):
+    best = [runtime for runtime in ("pytorch", "openvino-bf16") if runtime in known]
+    for runtime in best:
         found.append(option("p", "p-best", graph.training("p-best", seed), runtime, shape=graph.shape("p")))
     for removed in sorted(set(study.channels_removed)):
         training = graph.fine_tuned(seed, channels_removed=removed)
-        for runtime in ("pytorch", "openvino-bf16"):
+        for runtime in best:
             found.append(option("channels", "channels", training, runtime, channels_removed=removed))
     for size in (round(imgsz * share / 32) * 32 for share in (0.8, 0.6)):
         found.append(option("resolution", "n", dense, imgsz=size))
         found.append(option("sparse", "zeros", control, "sparse", size, sparsity=zeros))
-        found.append(option("runtime", "n", dense, "openvino-bf16", size))
+        found += [option("runtime", "n", dense, runtime, size) for runtime in best[1:]]
     return found
 
 
@@ -99,7 +106,7 @@ def controls(graph: Graph, seed: int) -> list[Option]:
     shape, imgsz = graph.shape("n"), graph.study.imgsz
     return [
         Option("fine-tuned", "fine-tuned", training, Configuration(shape, training.id, None, runtime, imgsz))
-        for runtime in RUNTIMES
+        for runtime in runtimes(graph.study)
     ]
 
 
