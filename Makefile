@@ -5,10 +5,18 @@ PYTHON ?= python3.11 python3 python
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: study test test-faults audit lab clean
+READ := .venv-read
+READERS ?= python3.13 python3.12 python3.11 python3.14 python3 python
+
+.PHONY: study read test test-faults audit lab clean
 
 study: $(READY)
 	$(BIN)/python -m yolop run $(STUDY)
+
+# The notebooks over committed records, without PyTorch: any Python from 3.11 to 3.14, a minute, some 350 MB.
+read: $(READ)/.ready
+	$(READ)/bin/python -m yolop verify $(STUDY)
+	@echo "Read and rerun them: $(READ)/bin/jupyter lab, or $(READ)/bin/papermill, or $(READ)/bin/pytest --nbval-lax notebooks"
 
 test: $(READY)
 	$(call timed,lint,$(BIN)/ruff check .)
@@ -31,7 +39,7 @@ lab: $(READY)
 	$(BIN)/python -m jupyterlab
 
 clean:
-	rm -rf .venv yolop.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(READ) yolop.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Installed again only when the lock or the package's own description changed.
@@ -48,6 +56,19 @@ $(BIN)/pip:
 	    fi; \
 	done; \
 	echo "No Python 3.11 among: $(PYTHON). Install it, or say where it is: make PYTHON=/path/to/python3.11" >&2; exit 1
+
+$(READ)/.ready: requirements-read.lock
+	@for python in $(READERS); do \
+	    if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then \
+	        "$$python" -m venv --clear $(READ) && break; \
+	    fi; \
+	done; \
+	test -x $(READ)/bin/python || { echo "No Python 3.11 to 3.14 among: $(READERS). Install one, e.g. with uv \
+(uv python install 3.13), conda (conda create -n yolop python=3.13) or pyenv (pyenv install 3.13), or say where it is: \
+make read READERS=/path/to/python" >&2; exit 1; }
+	@$(READ)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-read.lock
+	@echo "$(CURDIR)" > "$$($(READ)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/yolop.pth"
+	@touch $@
 
 # $(call timed,name,command): the command, then how long it took; stops make where the command fails.
 define timed

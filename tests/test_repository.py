@@ -74,7 +74,18 @@ def test_gpu_packages_are_for_64_bit_linux_only():
 
 def test_pyproject_pins_are_those_of_the_lock():
     assert DIRECT and all(item.specifier == LOCK[canonical_name(item.name)].specifier for item in DIRECT)
-    assert "3.11" in SpecifierSet(PROJECT["requires-python"]) and "3.12" not in SpecifierSet(PROJECT["requires-python"])
+    allowed = SpecifierSet(PROJECT["requires-python"])
+    assert [version in allowed for version in ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")] == [False, *[True] * 4, False]
+
+
+def test_reading_needs_a_part_of_the_lock():
+    """Notebooks, JupyterLab, nbval and `verify`, without PyTorch, the engine or the runtimes."""
+    lines = [line for line in (ROOT / "requirements-read.lock").read_text().splitlines() if not line.startswith("#")]
+    seen: dict[str, set] = {}
+    for item in map(Requirement, [*PROJECT["dependencies"], "nbval", "jupyterlab"]):
+        needed(item, seen)
+    assert [canonical_name(Requirement(line).name) for line in lines] == sorted(seen) and set(lines) <= set(LINES)
+    assert not {"torch", "ultralytics-opencv-headless", "numba", "openvino", "scipy", "scikit-learn"} & set(seen)
 
 
 def imported(path: Path) -> set[str]:
@@ -117,7 +128,7 @@ def test_one_version_and_one_licence():
 
 def test_one_command_each_for_people_and_for_ci():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert {"study", "test", "lab", "clean"} <= set(targets)
+    assert {"study", "read", "test", "lab", "clean"} <= set(targets)
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK) and script.read_text().splitlines()[-1] == "make test"
 

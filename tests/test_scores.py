@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from yolop.report.scores import Estimate, Ratio, Score, Timing
+from yolop.report.scores import Estimate, Ratio, Score, Timing, t_quantile
 
 
 def seeds(means, draws=200, spread=0.01) -> list[dict]:
@@ -60,6 +60,15 @@ def test_intervals_over_three_seeds_cover_in_every_situation(deviations, indepen
         found = Estimate.of(effects.mean(1), effects @ samples, independent)
         hits += found.low <= 0 <= found.high
     assert 0.93 <= hits / studies <= 0.975
+
+
+def test_quantiles_of_t_are_scipys():
+    from scipy.special import stdtrit
+
+    probabilities = np.array([0.5, 0.6, 0.9, 0.975, 0.995, 0.9999])
+    for freedom in (1, 2, 4, 5, 39, 71, 239, 2000):
+        expected = stdtrit(freedom, probabilities)
+        np.testing.assert_allclose(t_quantile(probabilities, freedom), expected, rtol=2e-5, atol=1e-6)
 
 
 def test_a_p_value_is_where_the_interval_reaches_the_limit():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
-from scipy.special import stdtrit
 
 METRICS = ("mAP50", "mAP50_95")
 FEWEST_LABELLED = 20  # labelled test images below which no verdict is given
@@ -75,7 +75,23 @@ class Estimate:
 
 def half_width(parts: Sequence[tuple[float, int]], level: float | np.ndarray = 0.95) -> float | np.ndarray:
     """Half of an interval's width from its (standard error, degrees of freedom) parts."""
-    return np.sqrt(sum((stdtrit(freedom, 0.5 + level / 2) * error) ** 2 for error, freedom in parts))
+    return np.sqrt(sum((t_quantile(0.5 + np.asarray(level) / 2, freedom) * error) ** 2 for error, freedom in parts))
+
+
+def t_quantile(probability: np.ndarray, freedom: int) -> np.ndarray:
+    """Quantiles of Student's t. With x = sqrt(freedom) tan(angle), its density is a power of a cosine, summed here on a grid.
+
+    Our own, because SciPy is a third of what reading the evidence would have to install.
+    """
+    return np.sqrt(freedom) * np.tan(np.interp(probability, *_t_grid(freedom)))
+
+
+@cache
+def _t_grid(freedom: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities below some angles, and these."""
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 40_001)
+    below = np.concatenate(([0], np.cumsum(np.cos((angles[1:] + angles[:-1]) / 2) ** (freedom - 1))))
+    return below / below[-1], angles
 
 
 @dataclass(frozen=True)
