@@ -82,7 +82,7 @@ def test_reading_needs_a_part_of_the_lock():
     """Notebooks, JupyterLab, nbval and `verify`, without PyTorch, the engine or the runtimes."""
     lines = [line for line in (ROOT / "requirements-read.lock").read_text().splitlines() if not line.startswith("#")]
     seen: dict[str, set] = {}
-    for item in map(Requirement, [*PROJECT["dependencies"], "nbval", "jupyterlab"]):
+    for item in map(Requirement, [*PROJECT["dependencies"], "nbval", "pytest-timeout", "jupyterlab"]):
         needed(item, seen)
     assert [canonical_name(Requirement(line).name) for line in lines] == sorted(seen) and set(lines) <= set(LINES)
     assert not {"torch", "ultralytics-opencv-headless", "numba", "openvino", "scipy", "scikit-learn"} & set(seen)
