@@ -121,7 +121,7 @@ READER = """
 import json, resource, shutil, sys, time, warnings, zipfile
 from pathlib import Path
 from yolop.data import downloads, folder as folders, images
-from yolop.network import weights, yolov5
+from yolop.network import official, weights, yolov5
 from yolop.specs import MODELS
 
 warnings.simplefilter("ignore")
@@ -133,24 +133,27 @@ def read_set(path, place):
     shutil.copy(root / "data.yaml", root / "data.yaml.kept")
     (root / place).unlink(missing_ok=True)
     (root / place).symlink_to(path)  # a copy of a sparse file would take room
-    before = folders._outside
-    folders._outside = lambda *_: ""  # the link is ours
+    before = folders._Place.outside
+    folders._Place.outside = lambda *_: ""  # the link is ours
     try:
         folders.read(root / "data.yaml")
     finally:
-        folders._outside = before
+        folders._Place.outside = before
         (root / place).unlink()
         shutil.copy(root / "data.yaml.kept", root / "data.yaml")
 
 def archive(path):
-    files = {"a.bin": (10**6, "0" * 64)}
-        found = downloads._unpacked(path.read_bytes(), files)
-    raise downloads.DownloadError("nothing found") if downloads.wrong_files(root / "unpacked", files) else 0
+    if not downloads._unpacked(path.read_bytes(), {"a.bin": (10**6, "0" * 64)}):
+        raise downloads.DownloadError("nothing found")
+
+def listed(path):
+    folders._listed(path, folders._Place.of(root / "data.yaml", "."), problems := [])
+    folders._refuse(path, problems)
 
 READERS = {
-    ".pt": weights.read_official, ".safetensors": lambda path: weights.load_weights(model, path),
+    ".pt": official.read_official, ".safetensors": lambda path: weights.load_weights(model, path),
     ".yaml": lambda path: folders.read(path), ".label": lambda path: read_set(path, "labels/train/0.txt"),
-    ".list": lambda path: folders._refuse(path, folders._listed(path, root, (root,), found := []) and found or found),
+    ".list": listed,
     ".zip": archive,
 }
 peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1000  # of this program only
@@ -160,7 +163,7 @@ for path in sorted(folder.iterdir()):
     try:
         READERS.get(path.suffix, images.read_image)(path)
         outcome = "read"
-    except (weights.CheckpointError, images.DatasetError, downloads.DownloadError) as error:
+    except (official.CheckpointError, zipfile.BadZipFile, images.DatasetError, downloads.DownloadError) as error:
         outcome = f"refused: {str(error)[:120]}"
     print(json.dumps([path.name, outcome, round(peak() - before), round(time.perf_counter() - began, 1)]), flush=True)
 print(json.dumps(peak() - start))
