@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from yolop.data import images as pictures
+from yolop.data.folder import read
 from yolop.specs import MODELS, TrainSpec
 from yolop.train import trainer
 
@@ -62,7 +63,7 @@ def measured(data_yaml: Path, folder: Path, images: int, kept_mb: int) -> str:
     """One line of the CSV."""
     pictures.KEPT_BYTES = kept_mb * 10**6
     began = time.perf_counter()
-    data = folder.read(data_yaml)
+    data = read(data_yaml)
     checked, checks_peak = time.perf_counter(), peak_mb()
     spec = TrainSpec(MODELS["p"], "p", data.digest, data.nc, IMGSZ, epochs=1, batch=BATCH, warmup_epochs=0.1)
     with contextlib.redirect_stdout(sys.stderr):

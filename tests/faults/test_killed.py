@@ -159,8 +159,8 @@ def test_a_killed_run_leaves_its_work_to_the_one_that_waits(tmp_path, quiet, see
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_ends_all_children_within_ten_seconds(tmp_path, quiet, number, seen):
-    root, draw, tries, slowest = a_project(tmp_path / "project"), random.Random(number), 5, 0.0
-    for _ in range(tries):
+    root, draw, tries, slowest = a_project(tmp_path / "project"), random.Random(number), 0, 0.0
+    while tries < 5:
         process = start(root)
         process.stdout.readline()  # the first notebook begins
         time.sleep(draw.uniform(0, 0.4) * quiet[1])
@@ -168,7 +168,11 @@ def test_a_stop_ends_all_children_within_ten_seconds(tmp_path, quiet, number, se
         began = time.monotonic()
         process.send_signal(number)
         printed = process.communicate(timeout=30)[0]
-        slowest = max(slowest, time.monotonic() - began)
+        if " in all, at most " in printed:  # it had ended before: begin anew
+            for path in root.glob("data/runs/*/record.json"):
+                path.unlink()
+            continue
+        tries, slowest = tries + 1, max(slowest, time.monotonic() - began)
         assert process.returncode == 128 + number and "start again" in printed and "Traceback" not in printed
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
         whole(root)

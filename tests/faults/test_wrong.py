@@ -220,7 +220,7 @@ STRAYS = {  # files of a folder on the path -> what the refusal says
         {"ultralyticsheadless-8.3.33.dist-info/METADATA": "ultralyticsheadless 8.3.33"},
         "not made by Ultralytics",
     ),
-    "an infected release": ({"ultralytics-8.3.41.dist-info/METADATA": "ultralytics 8.3.41"}, "carries malware"),
+    "an infected release": ({"ultralytics-8.3.41.dist-info/METADATA": "ultralytics 8.3.41"}, "ultralytics has the same files"),
     "another version of it": (
         {"ultralytics_opencv_headless-8.4.100.dist-info/METADATA": f"{ENGINE} 8.4.100"},
         f"{ENGINE} is installed more than once",
