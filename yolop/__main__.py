@@ -71,11 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = vars(parser().parse_args(arguments))
     _, function, options = COMMANDS[args["command"]]
     try:
-        home = os.path.expanduser("~")
-        if not (os.path.isabs(home) and os.access(home, os.W_OK | os.X_OK)):  # Jupyter keeps its connections there
-            from yolop.quiet import PRIVATE
+        from yolop import quiet  # here, where an error of it is reported like any other
 
-            os.environ["HOME"] = str(PRIVATE)
+        if not quiet.writable(os.path.expanduser("~")):  # Jupyter keeps its connections there
+            os.environ["HOME"] = str(quiet.PRIVATE)
         values = [args[option.replace("-", "_")] for option in options.split()]
         return 1 if pkgutil.resolve_name(f"yolop.{function}")(*values) is False else 0
     except (SpecError, StoreError, NotebookError) as error:

@@ -15,7 +15,8 @@ from pathlib import Path
 INTEGRATIONS = ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
 
 
-def _writable(folder: Path | str) -> bool:
+def writable(folder: Path | str) -> bool:
+    """Whether a path is absolute, and a folder that this user may write into."""
     return os.path.isabs(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
@@ -38,7 +39,7 @@ os.environ.update(  # ultralytics reads its own when it is first imported
     NNCF_CI="1",
 )
 sys.modules["openvino_telemetry"] = None  # OpenVINO reports every conversion; without this package it cannot
-if not _writable(os.path.expanduser("~")):
+if not writable(os.path.expanduser("~")):
     os.environ.setdefault("MPLCONFIGDIR", str(PRIVATE))
-    if not _writable(Path(__file__).parent / "speed"):  # Numba refuses functions that it can keep nowhere
+    if not writable(Path(__file__).parent / "speed"):  # Numba refuses functions that it can keep nowhere
         os.environ.setdefault("NUMBA_CACHE_DIR", str(PRIVATE))

@@ -90,6 +90,7 @@ def write_bombs(folder: Path) -> int:
         start = {"png": png(20, 16), "webp": encoded("WEBP"), "yaml": GOOD.encode()}.get(name[7:], b"0 .5 .5 .2 .2\n")
         (folder / name).write_bytes(start)
         os.truncate(folder / name, 2**31)  # takes no room on the disk, nor in a tar archive
+    (folder / "keys.yaml").write_text(GOOD + "x: {" + ", ".join(f"k{i}: 1" for i in range(80_000)) + "}\n")
     (folder / "merges.yaml").write_text(GOOD + laughs(7, "{a: b}", "{{<<: [{}]}}"))
     deflated, zeros = zlib.compressobj(1, zlib.DEFLATED, -15), bytes(2**29)
     packers = {

@@ -157,8 +157,8 @@ class _Yaml(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
+        keys = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
+        if twice := next((key for key, times in keys.items() if times > 1), None):
             raise yaml.YAMLError(f"{twice} stands there twice: keep one of them")
         return super().construct_mapping(node, deep)
 

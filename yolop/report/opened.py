@@ -16,7 +16,7 @@ from yolop.settings import DATASETS, DEFAULT, Study, named_study, parse
 from yolop.specs import MODULES, FolderSpec, PruneSpec, even_point, require, require_known
 from yolop.store import Record, Store, host
 from yolop.study import beyond
-from yolop.study.graph import OTHER, PRUNED, Graph, Node, generated
+from yolop.study.graph import ELSEWHERE, OTHER, PRUNED, Graph, Node, generated
 from yolop.study.names import NAMES
 
 PARAMETERS = ("study", "settings", "records", "out")  # of every notebook
@@ -101,7 +101,7 @@ class OpenStudy:
     def models(self, *labels: str) -> dict[str, Model]:
         """Models by label; without labels, all that the study trains on the data set itself."""
         trainings = self.graph.trainings
-        return {k: self.model(k) for k in labels or [k for k, how in trainings.items() if how[2] not in ("corpus", "other")]}
+        return {k: self.model(k) for k in labels or [k for k, how in trainings.items() if how[2] not in ELSEWHERE]}
 
     def fine_tuned(self, sparsity: float = 0.0, allocation: str = "global", channels_removed: float = 0.0) -> Model:
         """The best n trained further, with zeros or without a share of its channels; with neither it is the control."""

@@ -73,6 +73,11 @@ class Estimate:
         return float(1 - levels[half_width(self.parts, levels) <= abs(self.value - limit)].max(initial=0))
 
 
+def not_learnt(mAP50: float) -> str:
+    """Why no verdict may rest on networks of which the best, or the baseline, has this mAP50; "" if one may."""
+    return "" if mAP50 >= LEAST_LEARNT else f"not learnt, mAP50 below {LEAST_LEARNT:g}"
+
+
 def half_width(parts: Sequence[tuple[float, int]], level: float | np.ndarray = 0.95) -> float | np.ndarray:
     """Half of an interval's width from its (standard error, degrees of freedom) parts."""
     return np.sqrt(sum((t_quantile(0.5 + np.asarray(level) / 2, freedom) * error) ** 2 for error, freedom in parts))
@@ -144,8 +149,7 @@ class Score:
     def __sub__(self, other: Score) -> Estimate:
         """Percentage points of mAP50 above another score."""
         values, resampled = (100 * (self._values(name) - other._values(name)) for name in ("mAP50", "mAP50_resampled"))
-        learnt = max(self.mAP50, other.mAP50) >= LEAST_LEARNT
-        return self._estimate(values, resampled, "points", "" if learnt else f"not learnt, mAP50 below {LEAST_LEARNT:g}")
+        return self._estimate(values, resampled, "points", not_learnt(max(self.mAP50, other.mAP50)))
 
     def percent_over(self, other: Score) -> Estimate:
         """Per cent of another's mAP50 by which this one is higher."""
@@ -163,8 +167,7 @@ class Score:
         ratio, drawn = own.mean() / base.mean(), f"{metric}_resampled"
         values = 100 * ratio - above + 100 * (own - ratio * base) / base.mean()
         resampled = 100 * (self._values(drawn) - ratio * other._values(drawn)) / base.mean()
-        learnt = other.mAP50 >= LEAST_LEARNT
-        return self._estimate(values, resampled, "%", "" if learnt else f"not learnt, mAP50 below {LEAST_LEARNT:g}")
+        return self._estimate(values, resampled, "%", not_learnt(other.mAP50))
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def trained_zeros(study: OpenStudy) -> pd.DataFrame:
         how = ZEROS[allocation] if allocation else f"{removed:.0%} of channels removed" if removed else "dense"
         row = {"n": how, "sparsity_of_weights": sparsity, "allocation": allocation, "channels_removed": removed}
         row |= {"seeds": len(settings.seeds)} | score.row("mAP50") | {"mAP50_95": score.mAP50_95}
-        rows.append(row | percents("kept", score.kept(control)))
+        rows.append(row | _percents("kept", score.kept(control)))
     return pd.DataFrame(rows)
 
 
@@ -215,11 +215,11 @@ def configurations(study: OpenStudy) -> pd.DataFrame:
     rows = []
     for option, time, score in zip(chosen + controls, times, scores, strict=True):
         setup, against = option.configuration, "n" if option.network == "n" else "fine-tuned"
-        row = {"what": in_words(option, study.settings, graph.best_n), "group": option.group, "runtime": setup.runtime}
+        row = {"what": _in_words(option, study.settings, graph.best_n), "group": option.group, "runtime": setup.runtime}
         row |= {"sparsity": option.sparsity, "channels_removed": option.channels_removed, "imgsz_px": setup.imgsz}
         row |= {"seeds": len(seeds), "mAP50": score.mAP50} | score.row("mAP50_95")
         row |= {name: time[name] for name in ("latency_ms", "ratio", "ratio_low", "ratio_high")}
-        row |= percents("kept", score.kept(dense[against]))
+        row |= _percents("kept", score.kept(dense[against]))
         same = setup.imgsz == study.settings.imgsz and setup.runtime != "openvino-int8"
         row |= {"val_kept_pct": _trained(study, option).score("val").kept(val[against]).value if same else None}
         rows.append(row | {name: score.by_seed[0][name] for name in ("file_mb", "compressed_mb")})
@@ -228,7 +228,7 @@ def configurations(study: OpenStudy) -> pd.DataFrame:
     return table.assign(front=[not beaten for beaten in better])
 
 
-def percents(name: str, estimate: Estimate) -> dict[str, float]:
+def _percents(name: str, estimate: Estimate) -> dict[str, float]:
     """Columns `<name>_pct`, `<name>_low_pct` and `<name>_high_pct` of an estimate in per cent."""
     return {f"{name}_pct": estimate.value, f"{name}_low_pct": estimate.low, f"{name}_high_pct": estimate.high}
 
@@ -240,7 +240,7 @@ def _trained(study: OpenStudy, option: beyond.Option) -> Model:
     return study.fine_tuned(option.sparsity, channels_removed=option.channels_removed)
 
 
-def in_words(option: beyond.Option, settings: Study, best_n: str) -> str:
+def _in_words(option: beyond.Option, settings: Study, best_n: str) -> str:
     """How tables and figures call an option."""
     network = {
         "n": "n from COCO weights" if best_n == "n-coco" else "n from scratch", "p-best": "p (best.pt)",

@@ -11,7 +11,7 @@ import pandas as pd
 
 from yolop.paper import claims
 from yolop.paper.claims import Exact
-from yolop.report.scores import LEAST_LEARNT, METRICS, Estimate, Ratio, Score, Timing
+from yolop.report.scores import METRICS, Estimate, Ratio, Score, Timing, not_learnt
 from yolop.study.graph import GRID, paper_points
 from yolop.study.names import NAMES
 
@@ -181,10 +181,10 @@ def controls(study: OpenStudy) -> pd.DataFrame:
 
     `steps` are of the whole way from random or official weights; `decided`: the interval does not hold 0.
     """
-    best, rows = study.model("p-best").score(), []
+    best, steps, rows = study.model("p-best").score(), all_steps(study, "p-best"), []
     for label in (label for label in study.models() if label not in ("p-best", "s")):
         ahead = best - study.model(label).score()
-        row = {"label": label, "compared_with": NAMES[label], "steps_p_best": all_steps(study, "p-best")}
+        row = {"label": label, "compared_with": NAMES[label], "steps_p_best": steps}
         row |= {"steps": all_steps(study, label), "points_ahead": ahead.value}
         row |= {"ahead_low": ahead.low, "ahead_high": ahead.high}
         rows.append(row | {"decided": ahead.low > 0 or ahead.high < 0})
@@ -316,8 +316,7 @@ def tiny_ratios(points: pd.DataFrame, dense: Score) -> Exact:
     filters, weights = largest.values()
     words = f"up to ratio {filters:g}" if filters else f"at no ratio tried (from {tried['ratio'].min():g})"
     text = f"95 % of mAP50 kept {words} structured, up to {weights:g} unstructured"
-    doubt = "" if dense.mAP50 >= LEAST_LEARNT else f"not learnt, mAP50 below {LEAST_LEARNT:g}"
-    return Exact(filters <= limit and filters < weights, text, doubt)
+    return Exact(filters <= limit and filters < weights, text, not_learnt(dense.mAP50))
 
 
 def costs(layers: pd.DataFrame, prefix: str) -> tuple[Estimate, str]:

@@ -16,7 +16,7 @@ from yolop.speed_specs import (
     ExportSpec,
     SparseTensorSpec,
 )
-from yolop.study.graph import Graph, Node
+from yolop.study.graph import Graph, Node, timing
 
 SHARES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # of zeros in the layers of the atlas
 SMALL_SHARES = (0.0, 0.3, 0.8, 0.9)
@@ -51,19 +51,19 @@ def atlas(graph: Graph) -> Node:
     shapes = tuple((m, graph.shape(m)) for m in (("n",) if graph.study.small else graph.study.models))
     shares = SMALL_SHARES if graph.study.small else SHARES
     spec = AtlasSpec(shapes, len(graph.facts["names"]), graph.study.imgsz, shares, rounds(graph.study, 30, 15))
-    return Node(spec, quiet=not graph.study.small)
+    return timing(graph.study, spec)
 
 
 def sparse_tensors(graph: Graph) -> Node:
     """PyTorch's sparse tensors for the convolutions of p."""
     spec = SparseTensorSpec(graph.shape("p"), graph.study.imgsz, rounds=rounds(graph.study, 10, 10000))
-    return Node(spec, quiet=not graph.study.small)
+    return timing(graph.study, spec)
 
 
 def channel_times(graph: Graph) -> Node:
     """n in PyTorch with more and more of its channels removed."""
     spec = ChannelTimesSpec(graph.shape("n"), len(graph.facts["names"]), graph.study.imgsz, rounds=rounds(graph.study, 16, 30))
-    return Node(spec, quiet=not graph.study.small)
+    return timing(graph.study, spec)
 
 
 def runtimes(study: Study) -> tuple[str, ...]:
@@ -165,4 +165,4 @@ def _timed(graph: Graph, label: str, chosen: tuple[Configuration, ...], parents:
     spec = ConfigurationTimesSpec(
         label, chosen, len(graph.facts["names"]), rounds=rounds(graph.study, 50, 10), starts=starts, apart=apart
     )
-    return Node(spec, parents, quiet=not graph.study.small)
+    return timing(graph.study, spec, parents)

@@ -57,10 +57,13 @@ TRAININGS = {
         "p-same-steps": ("p", "random", "same steps"),
         "p-coco": ("p", "largest-l1:coco", "data"),
         "p-coco-same-steps": ("p", "largest-l1:coco", "same steps"),
+    },
+    "other": {  # beside those of "coco", where there is another data set for pretraining
         "n-other": ("n", "matching:coco", "other"),
         "p-other": ("p", "largest-l1:n-other", "data"),
     },
 }
+ELSEWHERE = ("corpus", "other")  # what is trained for these is not trained on the data set itself
 OTHER = {"bccd": "raccoon"}  # data set -> the other one for pretraining; the rest have none
 # What photographs are trained with: YOLOv5's own augmentation (hyp.scratch-low), without mosaic, which needs more epochs
 # than a CPU affords (n on bccd, 30 epochs, one seed: val mAP50 0.884 without and 0.868 with it).
@@ -107,7 +110,7 @@ GRID = tuple(ModelSpec(d, w) for d in (0.16, 0.20, 0.25, 0.33) for w in (0.125, 
 class Node:
     """One piece of work: what to do, the nodes whose records it reads by role, and whether it is a timing.
 
-    Nothing else may run on the machine of a `quiet` node. (In a small study, whose numbers mean nothing, none is quiet.)
+    Nothing else may run on the machine of a `quiet` node.
     """
 
     spec: Spec
@@ -118,6 +121,11 @@ class Node:
     def id(self) -> str:
         """The run id of its spec."""
         return run_id(self.spec)
+
+
+def timing(study: Study, spec: Spec, parents: tuple[tuple[str, Node], ...] = ()) -> Node:
+    """A node whose work is a timing: nothing runs beside it, but in a small study, whose numbers mean nothing."""
+    return Node(spec, parents, quiet=not study.small)
 
 
 def generated(study: Study, corpus: bool = False) -> DigitsSpec:
@@ -151,8 +159,8 @@ def _figures() -> tuple[PruneSpec, ...]:
 
 def trainings_of(study: Study) -> dict[str, tuple[str, str, str]]:
     """Label -> (shape, what it starts from, what it is trained for), of the models that a study trains."""
-    chosen = {label: how for label, how in TRAININGS[study.pretraining].items() if how[0] in study.models}
-    return chosen if study.dataset in OTHER else {label: how for label, how in chosen.items() if "other" not in label}
+    other = TRAININGS["other"] if study.pretraining == "coco" and study.dataset in OTHER else {}
+    return {label: how for label, how in (TRAININGS[study.pretraining] | other).items() if how[0] in study.models}
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,7 @@ class Graph:
     def steps(self, label: str) -> int:
         """Batches of a whole training: epochs times the batches of an epoch, whose last may be smaller."""
         spec = self.training(label, self.study.seeds[0]).spec
-        facts = self.corpus_facts if self.trainings[label][2] in ("corpus", "other") else self.facts
+        facts = self.corpus_facts if self.trainings[label][2] in ELSEWHERE else self.facts
         return spec.epochs * math.ceil(facts["splits"]["train"]["images"] / spec.batch)
 
     def training(self, label: str, seed: int) -> Node:
@@ -196,7 +204,7 @@ class Graph:
         if label == "coco":
             return Node(OFFICIAL)
         _, init, purpose = self.trainings[label]
-        elsewhere, study = purpose in ("corpus", "other"), self.study
+        elsewhere, study = purpose in ELSEWHERE, self.study
         data, facts = (self.corpus, self.corpus_facts) if elsewhere else (self.data, self.facts)
         epochs = study.pretrain_epochs if purpose in ("corpus", "original", "other") else study.epochs
         recipe, batch = {} if study.dataset == "digits" else PHOTOGRAPHS, study.batch
@@ -288,11 +296,11 @@ class Graph:
         spec = LatencySpec(
             label, variants, len(self.facts["names"]), self.study.imgsz, rounds, whole_path=label == "models", processes=processes
         )
-        return Node(spec, (("data", self.data), *((node.id, node) for node in trained)), quiet=not self.study.small)
+        return timing(self.study, spec, (("data", self.data), *((node.id, node) for node in trained)))
 
     def stem(self) -> Node:
         """Focus against the 6x6 convolution of v6.0."""
-        return Node(StemSpec(16, self.study.imgsz, self.study.timing_rounds), quiet=not self.study.small)
+        return timing(self.study, StemSpec(16, self.study.imgsz, self.study.timing_rounds))
 
     def pictures(self) -> Node:
         """A few test pictures with the detections of the timed models, s first, then of p (best) with 30 % and 60 % zeros."""
