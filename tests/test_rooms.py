@@ -81,9 +81,9 @@ def test_no_circles():
 
 
 def test_sizes():
-    """5,900 and 1,450 lines are aimed at. Statistics, controls and checks of users' files made the study longer again."""
+    """5,900 and 1,450 lines are aimed at. Statistics, controls, checks of users' files and further trainings made it longer again."""
     extension = {path for path in FILES if room(path) in EXTENSION or path.name == "recipe.py"}
-    assert sum(lines(path) for path in FILES if path not in extension) <= 9300
+    assert sum(lines(path) for path in FILES if path not in extension) <= 9450
     assert sum(map(lines, extension)) <= 1750
     assert max(map(lines, FILES)) <= 400
     for path in FILES:

@@ -10,7 +10,7 @@ from support import tiny_spec
 from yolop.measure import pruning
 from yolop.network import channels, weights, yolov5
 from yolop.network.head import Loss
-from yolop.specs import MODELS, SparseTrainSpec, SpecError
+from yolop.specs import MODELS, RETRAINED, SparseTrainSpec, SpecError
 from yolop.train import trainer
 from yolop.train import zeros as gradual
 
@@ -180,3 +180,17 @@ def test_the_channels_of_smallest_l1_norm_are_removed(data):
         stem[spiky, 0, 0, 0] = 1.0  # L1 norm 1, L2 norm 1
     kept = channels.remove_channels(model, 0.5).model[0].conv.weight
     assert len(kept) == len(stem) // 2 and (kept.detach().abs().sum((1, 2, 3)) > 2).all()
+
+
+def test_a_network_that_is_pruned_once_is_trained_again_with_its_zeros(data, parent, tmp_path):
+    """Each way has the zeros that it is asked for, "even" as many as "by-type", and what trains again loses none of them."""
+    pruned = {way: pruning.prune(parent, pruning.before_retraining(parent, way, 0.6)) for way in RETRAINED}
+    shares = {way: pruning.weight_sparsity(model) for way, model in pruned.items()}
+    assert shares["even"] == pytest.approx(shares["by-type"], abs=2e-4) and shares["by-type"] < shares["l1-unstructured"]
+    assert pruning.weight_sparsity(pruned["by-type"], "C3") == pytest.approx(0.2, abs=1e-3)
+    for way in ("l1-structured", "even"):
+        changes = {"init": f"pruned-{way}-0.6:x", "sparsity": 0.0, "distill": 0.0, "pruned_by": 0.1}
+        metrics, model = trained(data, tmp_path / way, parent, **changes)
+        assert metrics["start"]["weight_sparsity"] == pruning.weight_sparsity(model) == shares[way]
+        assert all((zeros(model)[name] == there).all() for name, there in zeros(pruned[way]).items())
+        assert metrics["start"]["mAP50"] <= 0.05  # nothing is learnt yet

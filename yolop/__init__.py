@@ -30,6 +30,7 @@ _NAMES = {  # what notebooks use, found when first asked for, so that `import yo
     "claims": "yolop.paper",
     "audit": "yolop.paper",
     "recipe": "yolop.paper",
+    "further": "yolop.report",
     "headline": "yolop.report",
     "plots": "yolop.report",
     "show": "yolop.report",

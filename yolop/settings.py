@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from yolop.specs import MODELS, ModelSpec, canonical, require, require_known
+from yolop.specs import GRID, MODELS, ModelSpec, canonical, require, require_known
 
 DATASETS = ("digits", "bccd", "raccoon", "coco128")  # by name; any other by the path of its data.yaml
 PRETRAININGS = ("corpus", "coco")
@@ -69,6 +69,16 @@ class Study:
     channels_removed: tuple[float, ...] = setting(
         (), "shares above 0 and below 1", _shares(1e-9, 1), "shares of n's channels that are removed before more training"
     )
+    shapes: tuple[str, ...] = setting(
+        (), "a list of DEPTHxWIDTH out of notebook 02's grid, e.g. 0.2x0.2,0.33x0.1875",
+        lambda v: set(v) <= {f"{m.depth:g}x{m.width:g}" for m in GRID}, "other shapes than n and p that are trained from scratch",
+    )  # fmt: skip
+    longer: int = setting(
+        0, "0 or 2 to 100", lambda v: v == 0 or 2 <= v <= 100, "how many times the epochs s, n and p are trained for too; 0: not"
+    )
+    retrained: tuple[float, ...] = setting(
+        (), "shares from 0 to below 1 (30 % is 0.3)", _shares(0, 1), "ratios at which p (best) is pruned and then trained again"
+    )
     uniform_imgsz: tuple[int, ...] = setting(
         (0,), "multiples of 32 up to 1280; 0: imgsz", lambda v: all(0 <= size <= 1280 and size % 32 == 0 for size in v),
         "image sizes at which whole networks with evenly spread zeros are timed, px",
@@ -83,6 +93,8 @@ class Study:
     def __post_init__(self):
         for item in fields(self):
             default = "" if item.name == "name" else item.default
+            if default == ():
+                default = ("",) if item.type == "tuple[str, ...]" else (0.5,)
             object.__setattr__(self, item.name, _typed(item.name, getattr(self, item.name), default))
             if "check" in item.metadata:
                 value = getattr(self, item.name)
@@ -133,7 +145,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, tuple):
         items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
         items = [item.strip() if isinstance(item, str) else item for item in items]
-        return tuple(_typed(name, item, (default or (0.5,))[0]) for item in items if items != [""])
+        return tuple(_typed(name, item, default[0]) for item in items if items != [""])
     if isinstance(default, bool):
         words = {"true": True, "false": False, "1": True, "0": False}
         require(str(value).lower() in words, name, value, "true or false")

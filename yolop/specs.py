@@ -19,6 +19,7 @@ SCHEMA = 2  # raise it when code changes a number that a spec does not show: eve
 METHODS = ("l1-unstructured", "l1-structured", "l1-global", "random-unstructured", "random-structured")
 READINGS = ("own", "any-conv")
 ALLOCATIONS = ("global", "layer", "random")
+RETRAINED = ("l1-unstructured", "l1-structured", "by-type", "even")  # ways to prune before training again
 
 
 class SpecError(ValueError):
@@ -101,6 +102,7 @@ MODELS = {
     "n": ModelSpec(0.33, 0.25),
     "p": ModelSpec(0.16, 0.20),
 }
+GRID = tuple(ModelSpec(d, w) for d in (0.16, 0.20, 0.25, 0.33) for w in (0.125, 0.1875, 0.20, 0.25, 0.375, 0.50))
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class TrainSpec(Spec):
     batch: int = 16
     seed: int = 0
     # random | matching:<run> | largest-l1:<run> | narrowed-<share>:<run>, which removes that share of the channels (ids
-    # keep the word that the first version had for it)
+    # keep the word that the first version had for it) | pruned-<way of RETRAINED>-<ratio>:<run>
     init: str = "random"
     optimizer: str = "AdamW"
     lr0: float = 0.002

@@ -146,6 +146,19 @@ def _share_of_zeros(tensors) -> float:
     return sum(zeros for zeros, _ in counts) / total
 
 
+def before_retraining(model: nn.Module, way: str, ratio: float) -> PruneSpec:
+    """What a way of RETRAINED prunes: one method for all modules; "by-type": a third of Conv's ratio for C3 and SPPF, as in
+    the paper's Figure 3; "even": the one ratio that gives as many zeros as "by-type".
+    """
+    by_type = PruneSpec(conv=ratio, c3=ratio / 3, sppf=ratio / 3)
+    if way == "by-type":
+        return by_type
+    if way == "even":
+        chosen = [(conv.weight.numel(), share) for _, conv, kind, share in prunable(model, by_type) if kind != "Detect"]
+        ratio = sum(size * share for size, share in chosen) / sum(size for size, _ in chosen)
+    return PruneSpec("l1-unstructured" if way == "even" else way, ratio, ratio, ratio)
+
+
 def subject(variant: Variant, nc: int, weights: Path | None) -> nn.Module:
     """The fused network that a variant speaks of; random weights if it has none."""
     torch.manual_seed(0)

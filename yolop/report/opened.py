@@ -13,7 +13,7 @@ import pandas as pd
 from yolop.report import show
 from yolop.report.scores import Score, Timing
 from yolop.settings import DATASETS, DEFAULT, Study, named_study, parse
-from yolop.specs import MODULES, FolderSpec, PruneSpec, even_point, require, require_known
+from yolop.specs import MODULES, FolderSpec, ModelSpec, PruneSpec, even_point, require, require_known
 from yolop.store import Record, Store, host
 from yolop.study import beyond
 from yolop.study.graph import ELSEWHERE, OTHER, PICTURED, PICTURED_RATIOS, PRUNED, Graph, Node, generated
@@ -105,7 +105,22 @@ class OpenStudy:
 
     def fine_tuned(self, sparsity: float = 0.0, allocation: str = "global", channels_removed: float = 0.0) -> Model:
         """The best n trained further, with zeros or without a share of its channels; with neither it is the control."""
-        nodes = [self.graph.fine_tuned(s, sparsity, allocation, channels_removed) for s in self.settings.seeds]
+        return self._model([self.graph.fine_tuned(s, sparsity, allocation, channels_removed) for s in self.settings.seeds])
+
+    def shaped(self, shape: str) -> Model:
+        """A network of another shape, written as depth x width ("0.33x0.1875"), trained from scratch as n and p are."""
+        model = ModelSpec(*map(float, shape.split("x")))
+        return self._model([self.graph.shaped(model, seed) for seed in self.settings.seeds])
+
+    def longer(self, label: str) -> Model:
+        """s, n or p from scratch, of the first training seed, for `longer` times the epochs."""
+        return self._model([self.graph.longer(label)])
+
+    def retrained(self, way: str, ratio: float) -> Model:
+        """p (best) pruned in a way of RETRAINED and trained again; at ratio 0 the control, which loses nothing."""
+        return self._model([self.graph.retrained(seed, way, ratio) for seed in self.settings.seeds])
+
+    def _model(self, nodes: list[Node]) -> Model:
         return Model(self, nodes[0].spec.label, tuple(nodes))
 
     def layers(self, label: str = "own") -> dict[str, pd.DataFrame]:
@@ -173,7 +188,8 @@ class Model:
     @property
     def name(self) -> str:
         """How tables and figures call it."""
-        return NAMES.get(self.label, self.label)
+        shape = self.nodes[0].spec.model
+        return NAMES.get(self.label) or f"depth {shape.depth:g}, width {shape.width:g}"
 
     @cached_property
     def records(self) -> list[Record]:

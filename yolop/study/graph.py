@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from yolop.settings import Study
 from yolop.specs import (
+    GRID,
     METHODS,
     MODELS,
     MODULES,
@@ -103,7 +104,6 @@ PRUNED = {  # the pruned networks that are timed against the dense one
     "L1 global 0.9": PruneSpec("l1-global", 0.9),
 }
 PICTURED, PICTURED_RATIOS = ("s", "n", "p", "p-best"), (0.3, 0.6)
-GRID = tuple(ModelSpec(d, w) for d in (0.16, 0.20, 0.25, 0.33) for w in (0.125, 0.1875, 0.20, 0.25, 0.375, 0.50))
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,23 @@ class Graph:
             init=f"{way}:{parent.id}", device=study.device, sparsity=sparsity, allocation=allocation,
             **({} if study.dataset == "digits" else PHOTOGRAPHS),
         )  # fmt: skip
+        return Node(spec, (("data", self.data), ("weights", parent)))
+
+    def shaped(self, shape: ModelSpec, seed: int) -> Node:
+        """A network of another depth and width, trained as p from scratch is."""
+        node = self.training("p", seed)
+        return replace(node, spec=replace(node.spec, model=shape, label=f"d{shape.depth:g}-w{shape.width:g}"))
+
+    def longer(self, label: str) -> Node:
+        """s, n or p from scratch for `study.longer` times the epochs, of the first training seed."""
+        node = self.training(label, self.study.seeds[0])
+        return replace(node, spec=replace(node.spec, epochs=node.spec.epochs * self.study.longer))
+
+    def retrained(self, seed: int, way: str, ratio: float) -> Node:
+        """p (best) pruned once, in a way of RETRAINED, and trained as long again; what is zero stays zero."""
+        parent = self.training("p-best", seed)
+        label, init = f"p-{way}-{ratio:g}", f"pruned-{way}-{ratio:g}:{parent.id}"
+        spec = SparseTrainSpec(**vars(parent.spec) | {"label": label, "init": init, "distill": 0.0})
         return Node(spec, (("data", self.data), ("weights", parent)))
 
     def official_score(self, split: str) -> Node:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yolop.specs import METHODS
+from yolop.specs import METHODS, RETRAINED, ModelSpec
 from yolop.study import beyond
 from yolop.study.graph import Graph, Node
 
@@ -26,6 +26,12 @@ def by_notebook(graph: Graph) -> dict[str, list[Node]]:
     }
     if study.dataset == "coco128":
         plan["06"] += [graph.official_score("val"), graph.tie_orders("val")]
+    shapes = [ModelSpec(*map(float, text.split("x"))) for text in study.shapes]
+    plan["02"] += [graph.shaped(shape, seed) for shape in shapes for seed in study.seeds]
+    plan["02"] += [graph.longer(label) for label in study.models] if study.longer else []
+    again = [(way, ratio) for way in RETRAINED for ratio in study.retrained if ratio]
+    again += [(RETRAINED[0], 0.0)] if again else []
+    plan["04"] += [graph.retrained(seed, way, ratio) for way, ratio in again for seed in study.seeds]
     seen, chosen = set(), {}
     for number, nodes in plan.items():
         chosen[number] = [node for top in nodes for node in _with_parents(top) if not (node.id in seen or seen.add(node.id))]

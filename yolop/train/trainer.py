@@ -28,6 +28,7 @@ from yolop.data import Dataset
 from yolop.data.images import Kept
 from yolop.data.load import dataset_of
 from yolop.files import StoreError, sha256
+from yolop.measure import pruning
 from yolop.measure.evaluation import Validation, evaluate
 from yolop.network import channels, transfer, weights, yolov5
 from yolop.network.head import fit_anchors
@@ -37,7 +38,6 @@ from yolop.train import resume
 
 RESAMPLES = 200  # of the test images, for intervals of mAP50 and of its differences
 torch.utils.deterministic.fill_uninitialized_memory = False  # deterministic without it, and a tenth faster
-
 
 
 class TrainingError(RuntimeError):
@@ -283,6 +283,9 @@ def initial_model(spec: TrainSpec, dataset: Dataset, parent: nn.Module | None) -
     how = spec.init.split(":")[0]
     if how.startswith("narrowed-"):
         return channels.remove_channels(parent, float(how.removeprefix("narrowed-"))).train()
+    if how.startswith("pruned-"):
+        way, _, ratio = how.removeprefix("pruned-").rpartition("-")
+        return pruning.prune(parent, pruning.before_retraining(parent, way, float(ratio))).train()
     boxes = np.concatenate(dataset.splits["train"].labels)[:, 3:] * spec.imgsz
     model = yolov5.build(spec.model, spec.nc, fit_anchors(boxes))
     if how == "matching":
@@ -306,12 +309,16 @@ def train(
 
     Returns:
         metrics: curve (one row per epoch), best_epoch, steps, parameters, anchors, threads, weights_sha256, and
-        `val` and `test` as of `evaluation.evaluate`; `resumed`, where an interrupted run of the same spec went on here.
+        `val` and `test` as of `evaluation.evaluate`; `resumed`, where an interrupted run of the same spec went on here;
+        `start`, where it began with a pruned network: its sparsity and its mAP on test.
 
     Raises:
         TrainingError: the loss or the weights are not finite, or ultralytics would halve the batch for lack of memory.
     """
-    model = initial_model(spec, dataset, parent)
+    model, start = initial_model(spec, dataset, parent), {}
+    if spec.init.startswith("pruned-"):
+        scores = evaluate(yolov5.fused(model), Validation(dataset, "test", spec.imgsz))
+        start = {"start": pruning.achieved(model) | {name: scores[name] for name in ("mAP50", "mAP50_95")}}
     anchors = model.model[-1].anchors.tolist() if spec.model.head == "anchor" else None
     before = torch.get_num_threads()
     threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 16)
@@ -338,6 +345,7 @@ def train(
         "threads": threads,
         "weights_sha256": sha256(folder / "weights.safetensors"),
         **({"resumed": trainer.resumed} if trainer.resumed else {}),
+        **start,
         **scores,
     }
 
