@@ -15,6 +15,7 @@ from yolop.paper import audit
 from yolop.report.diagrams import architecture, pictures, recipe  # noqa: F401 (so that all figures are found here)
 from yolop.report.drawn import (
     BESIDE,
+    CAPTIONS,  # noqa: F401
     DARK,
     GREY,
     MODELS,
