@@ -75,13 +75,7 @@ def pictures(metrics: dict, shown: int = 1) -> Figure:
                     ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=width, ls=dashes))
     handles = [Line2D([], [], color=ink, lw=2.5, ls=dashes) for ink, dashes in OUTCOMES.values()]
     plot.legend(
-        handles,
-        list(OUTCOMES),
-        loc="outside upper center",
-        ncol=3,
-        facecolor="#777777",
-        labelcolor="white",
-        frameon=True,
+        handles, list(OUTCOMES), loc="outside upper center", ncol=3, facecolor="#777777", labelcolor="white", frameon=True
     )
     return plot
 
@@ -118,20 +112,13 @@ def recipe(fits: pd.DataFrame) -> Figure:
     plot, [[ax]] = canvas(3.6)
     columns = [name for name in fits if name.endswith(" of 6")]
     names = []
-    for row, ink in zip(
-        fits.itertuples(index=False), (MODELS["p"], DARK, GREY, MODULES["C3"], MODELS["n"]), strict=False
-    ):
+    for row, ink in zip(fits.itertuples(index=False), (MODELS["p"], DARK, GREY, MODULES["C3"], MODELS["n"]), strict=False):
         counts = np.array([getattr(row, f"_{list(fits).index(name)}") for name in columns], float)
         some = counts > 0
         ax.plot(np.arange(7)[some], counts[some], "o-", color=ink, ms=5, lw=1.2)
         last = int(np.flatnonzero(some)[-1])
         names.append((last, counts[last], f"{row.network}: {counts[last]:,.0f} with {last}", ink))
-    ax.set(
-        yscale="log",
-        xticks=range(7),
-        xlim=(-0.3, 8.6),
-        xlabel="sparsities of the paper that a candidate prints to the digit",
-    )
+    ax.set(yscale="log", xticks=range(7), xlim=(-0.3, 8.6), xlabel="sparsities of the paper that a candidate prints to the digit")
     ax.set_ylabel("candidates")
     label_points(ax, names)
     return plot

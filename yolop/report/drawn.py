@@ -31,14 +31,7 @@ WIDTH = 7.2  # inches, of every figure: its text can still be read on a phone
 # One meaning for each colour in all figures, told apart by colour-blind eyes too (Okabe and Ito's, and Tol's, colours).
 GREY, DARK = "#8a8a8a", "#333333"  # controls and chance; zeros, and (hollow) what the paper prints
 MODELS = {"s": "#cc79a7", "n": "#0072b2", "p": "#d55e00", "p-best": "#009e73"}
-MODULES = {
-    "Conv": "#332288",
-    "C3": "#e69f00",
-    "SPPF": "#56b4e9",
-    "Detect": "#882255",
-    "Upsample": "#cccccc",
-    "Concat": "#cccccc",
-}
+MODULES = {"Conv": "#332288", "C3": "#e69f00", "SPPF": "#56b4e9", "Detect": "#882255", "Upsample": "#cccccc", "Concat": "#cccccc"}
 CHANNELS = "#997700"  # networks without a share of their channels
 PAPER = {"marker": "o", "mfc": "white", "mec": DARK, "color": DARK, "mew": 1.4, "ms": 7}
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend to the right of the axes, where it covers nothing
@@ -156,12 +149,7 @@ def label_points(ax: Axes, points: list[tuple[float, float, str, str]], size: fl
     """
     ax.figure.draw_without_rendering()
     others, inside, taken, pixel = _drawn_places(ax), ax.get_window_extent(), [], ax.figure.dpi / 72
-    places = [
-        (side * (8 + 6 * far), up)
-        for far in range(5)
-        for up in (0, 9, -9, 18, -18, 30, -30, 45, -45)
-        for side in (1, -1)
-    ]
+    places = [(side * (8 + 6 * far), up) for far in range(5) for up in (0, 9, -9, 18, -18, 30, -30, 45, -45) for side in (1, -1)]
     places.sort(key=lambda place: place[0] ** 2 + place[1] ** 2)
     for x, y, name, ink in points:
         text = ax.text(x, y, name, fontsize=size)

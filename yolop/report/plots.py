@@ -99,10 +99,7 @@ def accuracy_and_time(figure_2: pd.DataFrame) -> Figure:
     plot, [axes] = canvas(3.9, columns=2, sharex=True)
     rows = figure_2.set_index("label", drop=False)
     printed = rows["latency_ms_paper"] / rows.loc["n", "latency_ms_paper"]
-    sides = (
-        (rows["mAP50_paper"], printed, "the paper"),
-        (rows["mAP50"], rows["ratio_to_n"], "this study, 95 % intervals"),
-    )
+    sides = ((rows["mAP50_paper"], printed, "the paper"), (rows["mAP50"], rows["ratio_to_n"], "this study, 95 % intervals"))
     for ax, (accuracy, time, title) in zip(axes, sides, strict=True):
         ours = ax is axes[1]
         for row in rows.itertuples():
@@ -157,9 +154,7 @@ def pretraining(pretraining: pd.DataFrame) -> Figure:
     """
     rows = pretraining[pretraining["label"] != "p"].sort_values("mAP50_gain", ascending=False)
     points = 100 * rows[["mAP50_gain", "gain_low", "gain_high"]]
-    plot = _forest(
-        points, rows["label"].map(short), rows["label"].map(colour), centre=0, form="{:+.1f} ({:+.1f} to {:+.1f})"
-    )
+    plot = _forest(points, rows["label"].map(short), rows["label"].map(colour), centre=0, form="{:+.1f} ({:+.1f} to {:+.1f})")
     plot.axes[0].set_xlabel("mAP50 over p from scratch (points)")
     return plot
 
@@ -189,9 +184,7 @@ def sweeps(points: pd.DataFrame, dense: Score | float) -> Figure:
             names.append((at, means[at], name, ink))
         printed = pd.DataFrame(audit.figure(number))
         asked = printed[["conv", "c3", "sppf"]].max(axis=1)
-        zeros = printed["sparsity"].where(
-            printed["sparsity"] < 2 * asked, printed["sparsity"] / 10
-        )  # 0.0994 at 0.01: see audit
+        zeros = printed["sparsity"].where(printed["sparsity"] < 2 * asked, printed["sparsity"] / 10)  # 0.0994 at 0.01: see audit
         kept = 100 * printed["mAP50"] / audit.figure(3)[0]["mAP50"]
         ax.axvspan(zeros.min(), zeros.max(), color="#eeeeee", lw=0, zorder=0)
         ax.plot(zeros, kept, **PAPER, ls="none")
@@ -220,13 +213,7 @@ def sweeps_by_module(points: pd.DataFrame) -> Figure:
     for ax, (method, part) in zip(axes, points.groupby("method", sort=False), strict=True):
         sns.lineplot(part, x="ratio", y="mAP50", **style, legend=ax is axes[-1] and "full", ax=ax)
         kind = "single weights" if method.endswith("unstructured") else "whole filters"
-        ax.set(
-            xlabel="ratio asked of these modules",
-            title=kind,
-            xlim=(0, 1),
-            ylim=(0, None),
-            xticks=(0, 0.2, 0.4, 0.6, 0.8),
-        )
+        ax.set(xlabel="ratio asked of these modules", title=kind, xlim=(0, 1), ylim=(0, None), xticks=(0, 0.2, 0.4, 0.6, 0.8))
     axes[0].set_ylabel("mAP50 (test)")
     axes[-1].legend(title="pruned", **BESIDE)
     return plot
@@ -245,9 +232,7 @@ def sensitivity(layers: pd.DataFrame) -> Figure:
         ax.vlines(part.index, 0, 100 * part["mAP50_lost"], color=MODULES[module], lw=1)
         ax.plot(part.index, 100 * part["mAP50_lost"], "o", ms=4, color=MODULES[module], label=module)
     worst = layers.nlargest(4, "mAP50_lost")
-    label_points(
-        ax, [(i, 100 * row["mAP50_lost"], row["layer"].removeprefix("model."), DARK) for i, row in worst.iterrows()]
-    )
+    label_points(ax, [(i, 100 * row["mAP50_lost"], row["layer"].removeprefix("model."), DARK) for i, row in worst.iterrows()])
     firsts = layers.drop_duplicates("number")
     ax.set_xticks(firsts.index, firsts["number"].astype(str) + " " + firsts["module"], rotation=90, fontsize=8)
     ax.axhline(0, color=GREY, lw=0.8)
@@ -264,10 +249,7 @@ def latency_pruned(rows: pd.DataFrame) -> Figure:
     """
     rows = rows[rows["role"] != "baseline"].sort_values("role", kind="stable")
     control = rows["role"] == "control"
-    names, inks = (
-        rows["variant"].mask(control, "A/A control: dense again"),
-        control.map({True: GREY, False: MODELS["p-best"]}),
-    )
+    names, inks = (rows["variant"].mask(control, "A/A control: dense again"), control.map({True: GREY, False: MODELS["p-best"]}))
     plot = _forest(rows[["ratio", "ratio_low", "ratio_high"]], names, inks, centre=1, form="{:.3f} ({:.3f} to {:.3f})")
     plot.axes[0].axvspan(0.98, 1.02, color="#eeeeee", lw=0)
     plot.axes[0].set_xlabel("inference time / that of dense p")

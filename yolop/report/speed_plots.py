@@ -10,11 +10,7 @@ from matplotlib.figure import Figure
 from yolop.report.drawn import CHANNELS, DARK, GREY, MODELS, canvas, figure, intervals, label_points, plain_log, short
 from yolop.study.names import RUNTIME_NAMES
 
-GROUPS = {
-    "p": ("smaller model, p", MODELS["p-best"]),
-    "channels": ("channels removed", CHANNELS),
-    "zeros": ("zeros", DARK),
-}
+GROUPS = {"p": ("smaller model, p", MODELS["p-best"]), "channels": ("channels removed", CHANNELS), "zeros": ("zeros", DARK)}
 GROUPS |= {"n": ("all weights of n", MODELS["n"])}
 MARKERS = dict(zip(RUNTIME_NAMES.values(), ("o", "s", "^", "D", "v", "P", "X"), strict=True))
 SHAPE = ["kernel", "stride", "side", "c1", "c2"]  # of a convolution
@@ -60,9 +56,7 @@ def trained_zeros(rows: pd.DataFrame) -> Figure:
     for allocation, (name, ink, marker) in (chosen | {"random": ("random weights of each layer", GREY, "X")}).items():
         part = rows[rows["allocation"] == allocation].sort_values("sparsity_of_weights")
         x = 100 * part["sparsity_of_weights"]
-        intervals(
-            ax, x, part["kept_pct"], part["kept_low_pct"], part["kept_high_pct"], fmt=marker, color=ink, capsize=3
-        )
+        intervals(ax, x, part["kept_pct"], part["kept_low_pct"], part["kept_high_pct"], fmt=marker, color=ink, capsize=3)
         names += [(x.iloc[0], part["kept_pct"].iloc[0], name, ink)] if len(part) else []
     ax.axhline(100, color=GREY, lw=0.8)
     ax.set(xlabel="zeros among the weights of all convolutions (%)", ylabel="mAP50-95 kept (% of dense, test)")
@@ -84,9 +78,7 @@ def atlas(rows: pd.DataFrame) -> Figure:
     rows["by_zeros"] = rows["without"] / rows["ratio"]
     kinds = rows.groupby(["kernel", "stride"])
     wide = min(len(kinds), 2)
-    plot, axes = canvas(
-        0.6 + 2.3 * -(-len(kinds) // wide), rows=-(-len(kinds) // wide), columns=wide, sharex=True, sharey=True
-    )
+    plot, axes = canvas(0.6 + 2.3 * -(-len(kinds) // wide), rows=-(-len(kinds) // wide), columns=wide, sharex=True, sharey=True)
     plain_log(axes[0, 0], "y", (1, 2, 5), "{x:g}x")
     for ax, ((kernel, stride), part) in zip(axes.flat, kinds, strict=False):
         median = {"x": "zeros", "estimator": "median", "color": DARK}
@@ -103,9 +95,7 @@ def atlas(rows: pd.DataFrame) -> Figure:
     own = next(iter(kinds))[1]
     middle = own[own["zeros"] == own["zeros"].quantile(interpolation="nearest")]
     ends = [(middle["zeros"].iloc[0], middle[name].median()) for name in ("speed_up", "by_zeros")]
-    label_points(
-        first, [(*end, name, DARK) for end, name in zip(ends, ("over dense PyTorch", "by zeros alone"), strict=True)]
-    )
+    label_points(first, [(*end, name, DARK) for end, name in zip(ends, ("over dense PyTorch", "by zeros alone"), strict=True)])
     return plot
 
 
@@ -155,13 +145,9 @@ def uniform_zeros(rows: pd.DataFrame) -> Figure:
                 ax.axhline(own["speed_up"].item(), color=MODELS[label], lw=1, ls=":")
                 continue
             intervals(ax, own["zeros"], own["speed_up"], own["low"], own["high"], fmt="o-", color=MODELS[label])
-            names.append(
-                (own["zeros"].iloc[1], own["speed_up"].iloc[1], f"{short(label)}, sparse engine", MODELS[label])
-            )
+            names.append((own["zeros"].iloc[1], own["speed_up"].iloc[1], f"{short(label)}, sparse engine", MODELS[label]))
         dotted = rows[(rows["imgsz_px"] == size) & ~rows["engine"]]
-        names += [
-            (0, row.speed_up, f"{short(row.label)}, dense in PyTorch", MODELS[row.label]) for row in dotted.itertuples()
-        ]
+        names += [(0, row.speed_up, f"{short(row.label)}, dense in PyTorch", MODELS[row.label]) for row in dotted.itertuples()]
         ax.set(xlabel="zeros in every layer (%)", title=f"{size} px", ylim=(0, None), ylabel="speed-up over dense n")
         label_points(ax, names)
     return plot
@@ -176,9 +162,7 @@ def configurations(rows: pd.DataFrame) -> Figure:
     """
     plot, [[ax]] = canvas(6)
     kind = rows["group"].where(rows["group"].isin(GROUPS), "n").mask(rows["sparsity"] > 0, "zeros")
-    named = rows["front"].astype(bool) | ~rows.assign(kind=kind).duplicated(["kind", "runtime"]) & (
-        rows["runtime"] == "pytorch"
-    )
+    named = rows["front"].astype(bool) | ~rows.assign(kind=kind).duplicated(["kind", "runtime"]) & (rows["runtime"] == "pytorch")
     smaller = rows["imgsz_px"] < rows["imgsz_px"].max()
     for i in rows.index:
         row, ink = rows.loc[i], GROUPS[kind[i]][1] if named[i] else "#cfcfcf"
@@ -189,12 +173,7 @@ def configurations(rows: pd.DataFrame) -> Figure:
         if named[i]:
             intervals(ax, *at, [row["mAP50_95_low"]], [row["mAP50_95_high"]], **style)
             intervals(ax, *at, [row["ratio_low"]], [row["ratio_high"]], across="x", **style)
-        dot = {
-            "marker": MARKERS[RUNTIME_NAMES[row["runtime"]]],
-            "mec": ink,
-            "mfc": "white" if smaller[i] else ink,
-            "ms": 6.5,
-        }
+        dot = {"marker": MARKERS[RUNTIME_NAMES[row["runtime"]]], "mec": ink, "mfc": "white" if smaller[i] else ink, "ms": 6.5}
         ax.plot(*at, ls="none", zorder=3 if named[i] else 1, **dot)
     front = rows[rows["front"].astype(bool)].sort_values("ratio")
     ax.plot(front["ratio"], front["mAP50_95"], color=DARK, lw=0.8, zorder=1)
