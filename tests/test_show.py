@@ -37,6 +37,14 @@ def test_markdown_is_stable_and_escapes():
     assert cells[0] == ["name", "mAP50", "parameters", "gain low", "front"] and "nan" not in text
 
 
+def test_an_estimate_has_its_interval_and_heads_have_units():
+    row = {"mAP50_gain": -0.0001, "gain_low": -0.2, "gain_high": 0.3, "latency_ms": 5.0}
+    row |= {"kept_pct": 9.0, "kept_low_pct": 8, "kept_high_pct": 10}
+    heads, _, cells = show.to_markdown(pd.DataFrame([row])).splitlines()
+    assert [head.strip() for head in heads.strip("|").split("|")] == ["mAP50 gain", "latency (ms)", "kept (%)"]
+    assert [cell.strip() for cell in cells.strip("|").split("|")] == ["0.000 (-0.200 to +0.300)", "5.00", "9.0 (8 to 10)"]
+
+
 def test_a_table_with_a_name_is_written_whole(report):
     _, folder = report
     shown = show.table(FRAME, ["name"], name="frame", head=1)

@@ -7,23 +7,26 @@ import io
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image
 
-from yolop.paper.recipe import CLASSES, ROWS, deviations, in_words
-from yolop.report.drawn import BESIDE, DARK, MODULES, WIDTH, canvas, figure
+from yolop.report.drawn import DARK, GREY, MODELS, MODULES, WIDTH, canvas, figure, label_points
 
 PLACES = {i: (0.0, -i * 1.0) for i in range(10)}  # of the layers' boxes
 PLACES |= {i: (2.6, -9.0 + (i - 10) * 1.0) for i in range(10, 18)}  # up: towards finer maps
 PLACES |= {i: (5.2, -3.25 - (i - 18) * 1.15) for i in range(18, 24)} | {24: (7.8, -2.0)}  # down again
+OUTCOMES = {"hit": ("#ffffff", "-"), "miss": ("#f0e442", (0, (3, 2))), "false alarm": ("#ff4fa3", "-")}
 HEADINGS = {"backbone 0-9": (0, 0.7), "head, up 10-17": (2.6, -1.3), "head, down 18-23": (5.2, -2.6)}
 
 
 @figure("architecture")
 def architecture(layers: pd.DataFrame) -> Figure:
-    """The paper's Figure 1: the layers of n and how they feed each other. Columns: layer, from ("4, 6"), module, channels_n."""
+    """The paper's Figure 1, drawn from the built network: the layers of n (number, module, channels out) and what feeds them.
+
+    Columns: layer, from ("4, 6"), module, channels_n.
+    """
     plot = Figure(figsize=(WIDTH, 7.2))
     ax = plot.add_axes((0, 0, 1, 1))
     arrow = {"arrowstyle": "-|>", "color": "#777777", "lw": 0.9}
@@ -34,80 +37,88 @@ def architecture(layers: pd.DataFrame) -> Figure:
             start = (sx, sy + step) if sx == x else (sx + 1.0, sy)
             end = (x, y - step) if sx == x or y > sy + 3 else (x - 1.0, y)  # Detect is entered from below
             ax.annotate("", xy=end, xytext=start, arrowprops=arrow)
-        style = {"boxstyle": "round,pad=0.02", "fc": MODULES[module], "ec": "none", "alpha": 0.6}
+        style = {"boxstyle": "round,pad=0.02", "fc": MODULES[module], "ec": "none", "alpha": 0.45}
         ax.add_patch(FancyBboxPatch((x - 1.0, y - 0.3), 2.0, 0.6, **style))
         text = f"{layer}  {module}" + ("" if module == "Detect" else f", {channels}")
         ax.text(x, y, text, ha="center", va="center", color="#111111")
     for heading, (x, y) in HEADINGS.items():
         ax.text(x, y, heading, ha="center", va="center", color=DARK, fontweight="bold")
-    ax.text(7.8, 0.7, "layer  module, channels out", ha="center", va="center", color=DARK)
+    ax.text(7.3, 0.7, "layer  module, channels out", ha="center", va="center", color=DARK)
     ax.set(xlim=(-1.2, 9.0), ylim=(-9.6, 1.1))
     ax.axis("off")
     return plot
 
 
 @figure("pictures", photographic=True)
-def pictures(metrics: dict) -> Figure:
-    """The same test pictures seen by each model, with boxes of at least 0.25 confidence; the first row is the truth.
+def pictures(metrics: dict, shown: int = 1) -> Figure:
+    """What the networks see in the same test pictures: hits, misses and false alarms among boxes of at least 0.25 confidence.
 
-    `metrics` of a record of pictures: names, pictures (jpeg in base64, truth) and detections (label, boxes).
+    A hit has the true class and an IoU of 0.5 or more with a true box that no surer box has taken. `metrics` of a record of
+    pictures: pictures (jpeg in base64, truth) and detections (label, boxes); the first `shown` pictures, a row a network.
     """
-    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p["jpeg"])))) for p in metrics["pictures"]]
-    rows = {"truth": [[[*box[1:], 1.0, box[0]] for box in p["truth"]] for p in metrics["pictures"]]}
-    rows |= {row["label"]: row["boxes"] for row in metrics["detections"]}
-    classes = sorted({int(box[5]) for per_image in rows.values() for boxes in per_image for box in boxes})
-    colours = {kind: colormaps["tab10" if len(classes) <= 10 else "tab20"](i % 20) for i, kind in enumerate(classes)}
-    tallest = max(image.shape[0] / image.shape[1] for image in images)
-    plot, axes = canvas(WIDTH / (len(images) + 0.8) * tallest * len(rows) + 0.5, rows=len(rows), columns=len(images))
-    for line, (label, per_image) in zip(axes, rows.items(), strict=True):
-        for ax, image, boxes in zip(line, images, per_image, strict=True):
+    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p["jpeg"])))) for p in metrics["pictures"][:shown]]
+    truths = [p["truth"] for p in metrics["pictures"]]
+    rows, tallest = metrics["detections"], max(image.shape[0] / image.shape[1] for image in images)
+    wide = 1 if len(rows) < 3 else 2  # networks side by side
+    tall, across = -(-len(rows) // wide), wide * len(images)
+    plot, axes = canvas(WIDTH / across * tallest * tall + 0.25 * tall + 0.4, rows=tall, columns=across)
+    for ax in axes.flat:
+        ax.axis("off")
+    for number, row in enumerate(rows):
+        line = axes[number // wide, number % wide * len(images) :][: len(images)]
+        line[0].set_title(row["label"], fontsize=8.5)
+        for ax, image, truth, boxes in zip(line, images, truths, row["boxes"], strict=False):
             ax.imshow(image)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-            for x1, y1, x2, y2, _, kind in boxes:
-                ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=colours[int(kind)], lw=1.6))
-        line[0].set_ylabel(label.replace(", ", ",\n"), rotation=0, ha="right", va="center")
-    handles = [Patch(fc="none", ec=colours[kind], lw=1.6) for kind in classes]
-    names = [metrics["names"][kind] for kind in classes]
-    style = {"loc": "outside upper center", "ncol": min(len(names), 6), "title": "boxes of at least 0.25 confidence"}
-    legend = plot.legend(handles, names, **style)
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a class may be called $x
+            for outcome, box in outcomes(truth, boxes):
+                (x1, y1, x2, y2), (ink, dashes) = box, OUTCOMES[outcome]
+                for edge, width in (("#111111", 2.6), (ink, 1.4)):  # dark below, so that it shows on light pictures too
+                    ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=width, ls=dashes))
+    handles = [Line2D([], [], color=ink, lw=2.5, ls=dashes) for ink, dashes in OUTCOMES.values()]
+    plot.legend(
+        handles, list(OUTCOMES), loc="outside upper center", ncol=3, facecolor="#777777", labelcolor="white", frameon=True
+    )
     return plot
+
+
+def outcomes(truth: list, boxes: list) -> list[tuple[str, list]]:
+    """(outcome, x1 y1 x2 y2) of every detected and every missed box of a picture.
+
+    Args:
+        truth: rows of class, x1, y1, x2, y2.
+        boxes: rows of x1, y1, x2, y2, confidence, class.
+    """
+    left, found = list(truth), []
+    for *box, _, kind in sorted(boxes, key=lambda box: -box[4]):
+        fits = [(_iou(box, true[1:]), i) for i, true in enumerate(left) if true[0] == kind]
+        overlap, best = max(fits, default=(0.0, 0))
+        found.append(("hit" if overlap >= 0.5 else "false alarm", box))
+        if overlap >= 0.5:
+            left.pop(best)
+    return [*found, *(("miss", true[1:]) for true in left)]
+
+
+def _iou(a: list, b: list) -> float:
+    width, height = (max(min(a[i + 2], b[i + 2]) - max(a[i], b[i]), 0) for i in (0, 1))
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return width * height / max(areas - width * height, 1e-9)
 
 
 @figure("recipe")
-def recipe(metrics: dict) -> Figure:
-    """The six sparsities of the nearest candidates and of the named networks: how far each is from the printed one.
+def recipe(fits: pd.DataFrame) -> Figure:
+    """Which p did the paper train? How many candidates print how many of its six sparsities, by kind of network.
 
-    `metrics` of a record of the search (`yolop.paper.recipe`): nearest and named.
+    Columns: network, "0 of 6" to "6 of 6" (counts), as in `yolop.paper.recipe.fits_table`.
     """
-    firsts = [next((r for r in metrics["nearest"] if r["class"] == name), None) for name in CLASSES]
-    networks: dict[tuple, dict] = {}  # each once
-    for row in [*filter(None, firsts), *metrics["named"]]:
-        networks.setdefault((*row["repeats"], *row["channels"], *row["reading"]), row)
-    rows = list(networks.values())
-    plot, [[ax]] = canvas(0.62 * len(rows) + 1.1)
-    ax.axvspan(-1, 1, color="#e6e6e6", lw=0)
-    shades = ("#08519c", "#4292c6", "#9ecae1", "#a63603", "#f16913", "#fdae6b")
-    for i, (row, colour) in enumerate(zip(ROWS, shades, strict=True)):
-        off = [deviations(np.array(r["values"]))[i] for r in rows]
-        marker, kind = ("o", "unstructured") if row[0] == 4 else ("s", "structured")
-        ax.plot(off, np.arange(len(rows)) + 0.12 * (i - 2.5), marker, ms=5, color=colour, label=f"{kind}, {row[1]:g}")
-    ax.set_yticks(range(len(rows)), [_network(row) for row in rows], fontsize=7.5)
-    ax.grid(axis="y", visible=False)
-    ax.hlines(np.arange(1, len(rows)) - 0.5, -2000, 2000, color="#cccccc", lw=0.8)
-    ax.set_xscale("symlog", linthresh=1)
-    ticks = (-1000, -100, -10, -1, 0, 1, 10, 100, 1000)
-    ax.set_xticks(ticks, [f"{tick}" for tick in ticks])
-    ax.set(xlim=(-2000, 2000), ylim=(len(rows) - 0.5, -0.5))
-    ax.set_xlabel("computed minus printed sparsity\n(half-units of the last printed digit; grey band: prints alike)")
-    ax.legend(title="ratio of Conv", **BESIDE)
+    plot, [[ax]] = canvas(3.6)
+    columns = [name for name in fits if name.endswith(" of 6")]
+    names = []
+    for row, ink in zip(fits.itertuples(index=False), (MODELS["p"], DARK, GREY, MODULES["C3"], MODELS["n"]), strict=False):
+        counts = np.array([getattr(row, f"_{list(fits).index(name)}") for name in columns], float)
+        some = counts > 0
+        ax.plot(np.arange(7)[some], counts[some], "o-", color=ink, ms=5, lw=1.2)
+        last = int(np.flatnonzero(some)[-1])
+        names.append((last, counts[last], f"{row.network}: {counts[last]:,.0f} with {last}", ink))
+    ax.set(yscale="log", xticks=range(7), xlim=(-0.3, 8.6), xlabel="sparsities of the paper that a candidate prints to the digit")
+    ax.set_ylabel("candidates")
+    label_points(ax, names)
     return plot
-
-
-def _network(row: dict) -> str:
-    """Three lines: what the network is and how many sparsities it fits, its shape, and what is cut."""
-    name = f"({row['depth']:g}, {row['width']:g})" if "depth" in row else row["class"]
-    repeats, channels = ("-".join(map(str, row[key])) for key in ("repeats", "channels"))
-    return f"{name}: {row['fits']} of 6\nC3 {repeats}, channels {channels}, nc {row['nc']}\n{in_words(row['reading'])}"

@@ -15,23 +15,36 @@ from matplotlib import font_manager, get_data_path, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from yolop.study.names import NAMES
 
 STYLE = {
-    "figure.dpi": 100, "savefig.dpi": 100, "font.size": 9, "font.family": "sans-serif",
+    "figure.dpi": 100, "savefig.dpi": 100, "font.size": 9.5, "axes.titlesize": 10, "axes.labelsize": 9.5,
+    "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana"],  # the first ships with matplotlib; the second, as wide, is for browsers
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True,
-    "legend.frameon": False, "svg.fonttype": "none",
+    "axes.titlelocation": "left", "legend.frameon": False, "svg.fonttype": "none",
     "svg.hashsalt": "yolop",  # ids in the file depend on nothing but its content
 }  # fmt: skip
-WIDTH = 9.0  # inches, of every figure
-GREY, DARK = "#999999", "#444444"
-MODELS = {  # their colours
-    "s": "#8c6bb1", "n": "#1f77b4", "p": "#d95f02", "p-best": "#1b9e77", "p-corpus": GREY, "n-coco": "#17a2c4",
-    "p-coco": "#e6ab02", "p-coco-same-steps": "#b3de69", "p-same-steps": "#e7298a", "p-from-n": "#a6761d", "p-from-n-l1": "#666666",
-    "n-other": "#9edae5", "p-other": "#843c39",
-}  # fmt: skip
-MODULES = {"Conv": "#4c78a8", "C3": "#f58518", "SPPF": "#54a24b", "Detect": "#b279a2", "Upsample": "#cccccc", "Concat": "#cccccc"}
+WIDTH = 7.2  # inches, of every figure: its text can still be read on a phone
+# One meaning for each colour in all figures, told apart by colour-blind eyes too (Okabe and Ito's, and Tol's, colours).
+GREY, DARK = "#8a8a8a", "#333333"  # controls and chance; zeros, and (hollow) what the paper prints
+MODELS = {"s": "#cc79a7", "n": "#0072b2", "p": "#d55e00", "p-best": "#009e73"}
+MODULES = {"Conv": "#332288", "C3": "#e69f00", "SPPF": "#56b4e9", "Detect": "#882255", "Upsample": "#cccccc", "Concat": "#cccccc"}
+CHANNELS = "#997700"  # networks without a share of their channels
+PAPER = {"marker": "o", "mfc": "white", "mec": DARK, "color": DARK, "mew": 1.4, "ms": 7}
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend to the right of the axes, where it covers nothing
+
+
+def colour(label: str) -> str:
+    """The colour of a model: its own, or that of its shape."""
+    return MODELS.get(label) or MODELS[label[0]]
+
+
+def short(label: str) -> str:
+    """A model's name for use beside a point: "p (best.pt)"."""
+    return NAMES[label].removeprefix("YOLOv5")
 
 
 def own_fonts_first() -> None:
@@ -81,12 +94,15 @@ class Drawn:
 
 
 on_drawn: list[Callable[[Drawn], None]] = []  # called with every figure that a function of `plots` returns
+CAPTIONS: dict[str, str] = {}  # name of a figure -> what it shows: the first line of the docstring of its function
 
 
 def figure(name: str, photographic: bool = False) -> Callable[[Callable[..., Figure]], Callable[..., Drawn]]:
     """Decorate a drawing function: it draws in our style, returns `Drawn`, and tells all in `on_drawn`."""
 
     def decorated(draw: Callable[..., Figure]) -> Callable[..., Drawn]:
+        CAPTIONS[name] = draw.__doc__.splitlines()[0]
+
         @functools.wraps(draw)
         def drawing(*args, **kwargs) -> Drawn:
             with rc_context(STYLE):
@@ -117,10 +133,57 @@ def intervals(ax: Axes, x, y, low, high, across: str = "y", **style) -> None:
     ax.errorbar(x, y, **{f"{across}err": error, "fmt": "o", "ms": 5, "lw": 1.2} | style)
 
 
-def plain_log(ax: Axes, which: str) -> None:
+def plain_log(ax: Axes, which: str, subs: tuple[int, ...] = (1, 2, 3, 5, 7), form: str = "{x:g}") -> None:
     """Make the axis "x" or "y" logarithmic, with ticks written as 0.2, 0.3, 0.5, 0.7, 1, 2 and so on."""
     ax.set(**{f"{which}scale": "log"})
     axis = ax.xaxis if which == "x" else ax.yaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
-    axis.set_major_formatter("{x:g}")
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(form)
     axis.set_minor_locator(NullLocator())
+
+
+def label_points(ax: Axes, points: list[tuple[float, float, str, str]], size: float = 8.5) -> None:
+    """Write names beside points (x, y, name, colour) where they cover no other name, and as little as possible of what is drawn.
+
+    The axes must have their final scales and hold all that a name should not cover.
+    """
+    ax.figure.draw_without_rendering()
+    others, inside, taken, pixel = _drawn_places(ax), ax.get_window_extent(), [], ax.figure.dpi / 72
+    places = [(side * (8 + 6 * far), up) for far in range(5) for up in (0, 9, -9, 18, -18, 30, -30, 45, -45) for side in (1, -1)]
+    places.sort(key=lambda place: place[0] ** 2 + place[1] ** 2)
+    for x, y, name, ink in points:
+        text = ax.text(x, y, name, fontsize=size)
+        wide, high = text.get_window_extent().size
+        text.remove()
+        costs = []
+        for rank, (right, up) in enumerate(places):
+            left, middle = ax.transData.transform((x, y)) + pixel * np.array([right, up]) - [wide * (right < 0), 0]
+            box = Bbox.from_bounds(left - 2, middle - high / 2 - 2, wide + 4, high + 4)
+            outside = box.x0 < inside.x0 or box.y0 < inside.y0 or box.y1 > inside.y1 or box.x1 > inside.x1 + 5
+            cost = box.count_contains(others) + 40 * box.count_overlaps(taken) + 100 * outside + 0.1 * rank
+            costs.append((cost, rank, box))
+        _, rank, box = min(costs, key=lambda found: found[:2])
+        style = {
+            "textcoords": "offset points",
+            "fontsize": size,
+            "color": ink,
+            "va": "center",
+            "ha": "left" if places[rank][0] > 0 else "right",
+        }
+        if max(abs(places[rank][0]) - 8, abs(places[rank][1]) - 9) > 0:
+            style["arrowprops"] = {"arrowstyle": "-", "color": ink, "lw": 0.6, "shrinkB": 4}
+        ax.annotate(name, (x, y), xytext=places[rank], **style)
+        taken.append(box)
+
+
+def _drawn_places(ax: Axes) -> np.ndarray:
+    """Places (k, 2), in pixels, of the points and along the lines of some axes."""
+    paths = [line.get_transform().transform(line.get_xydata()) for line in ax.lines]
+    for many in ax.collections:
+        if hasattr(many, "get_segments"):
+            paths += [many.get_transform().transform(segment) for segment in many.get_segments()]
+    along = np.linspace(0, 1, 40)[:, None]
+    places = [start + along * (end - start) for path in paths for start, end in zip(path[:-1], path[1:], strict=True)]
+    places += [np.repeat(path, 8, axis=0) for path in paths if len(path)]  # points weigh more than lines
+    found = np.concatenate(places) if places else np.empty((0, 2))
+    return found[np.isfinite(found).all(axis=1)]

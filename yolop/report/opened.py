@@ -16,7 +16,7 @@ from yolop.settings import DATASETS, DEFAULT, Study, named_study, parse
 from yolop.specs import MODULES, FolderSpec, ModelSpec, PruneSpec, even_point, require, require_known
 from yolop.store import Record, Store, host
 from yolop.study import beyond
-from yolop.study.graph import ELSEWHERE, OTHER, PRUNED, Graph, Node, generated
+from yolop.study.graph import ELSEWHERE, OTHER, PICTURED, PICTURED_RATIOS, PRUNED, Graph, Node, generated
 from yolop.study.names import NAMES
 
 PARAMETERS = ("study", "settings", "records", "out")  # of every notebook
@@ -158,8 +158,11 @@ class OpenStudy:
         return pd.DataFrame(self.record(beyond.sparse_tensors(self.graph)).metrics["rows"])
 
     def pictures(self) -> dict:
-        """Test pictures with their true boxes, and what the models detect in them."""
-        return self.record(self.graph.pictures()).metrics
+        """Test pictures with their true boxes, and what the models detect in them, p (best) also with some weights zeroed."""
+        metrics = self.record(self.graph.pictures()).metrics
+        names = [NAMES[label] for label in PICTURED if label in (*self.settings.models, "p-best")]
+        names += [f"{NAMES['p-best']}, {100 * ratio:g} % zeros" for ratio in PICTURED_RATIOS]
+        return metrics | {"detections": [row | {"label": name} for name, row in zip(names, metrics["detections"], strict=True)]}
 
     @property
     def machine(self) -> str:

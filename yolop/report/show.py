@@ -53,10 +53,12 @@ def table(frame: pd.DataFrame, columns: list[str] | None = None, name: str = "",
     keep(frame, name)
     if frame.attrs.get("verdicts"):
         _keep_verdicts(frame)
-        columns = columns or ["claim", "estimate", "threshold", "verdict"]
+        columns = columns or ["claim", "verdict", "estimate", "threshold"]
     if frame.empty:
         return Markdown("*This study has nothing for this table.*")
-    chosen = frame[columns] if columns else frame
+    limits = _limits(frame)
+    columns = list(dict.fromkeys(end for name in columns or frame for end in (name, *limits.get(name, ()))))
+    chosen = frame[columns]
     return Markdown(to_markdown(chosen.head(head) if head else chosen))
 
 
@@ -146,8 +148,13 @@ def _keep_manifest() -> None:
 # --- formats ----------------------------------------------------------------------------------------------------------
 
 
+LIMITS = {"mAP50_gain": "gain_low", "points_ahead": "ahead_low", "ratio_to_n": "ratio_low", "ours": "low"}  # not <name>_low
+HEADS = {"mAP50_95": "mAP50-95", "_ms_paper": ", paper (ms)", "_paper": ", paper", "_ms": " (ms)", "_mb": " (MB)", "_px": " (px)"}
+HEADS |= {"_low_pct": "_pct low", "_pct": " (%)", "_": " "}
+
+
 def formatted(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table as text with the decimals of its columns; empty where there is no value."""
+    """A table as text with the decimals of its columns, an estimate and its interval in one cell; empty where there is no value."""
 
     def cell(name: str, value) -> str:
         if value is None or (isinstance(value, float) and np.isnan(value)):
@@ -156,18 +163,36 @@ def formatted(frame: pd.DataFrame) -> pd.DataFrame:
             return "yes" if value else ""
         if isinstance(value, (float, np.floating)):
             if name in ("ratio", "conv", "c3", "sppf") and "ratio_low" not in frame:
-                return f"{value:g}"
+                return f"{value:.3g}"
             decimals = next((d for end, d in DECIMALS.items() if name.endswith(end)), 3)
             sign = "+" if name.endswith(SIGNED) and name != "max_difference" else ""
-            return f"{value:{sign}.{decimals}f}"
+            return f"{value:{sign}.{decimals}f}" if round(value, decimals) else f"{0:.{decimals}f}"  # never -0.0
         return f"{value:,}" if isinstance(value, (int, np.integer)) else str(value)
 
-    return pd.DataFrame({name: [cell(name, value) for value in frame[name]] for name in frame.columns})
+    texts, limits = {name: [cell(name, value) for value in frame[name]] for name in frame.columns}, _limits(frame)
+    for name, (low, high) in limits.items():
+        rows = zip(texts[name], texts.pop(low), texts.pop(high), strict=True)
+        texts[name] = [f"{value} ({least} to {most})" if least and most else value for value, least, most in rows]
+    return pd.DataFrame(texts)
+
+
+def _limits(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Columns of estimates -> the columns of their intervals."""
+    found = {}
+    for name in frame:
+        ends = LIMITS.get(name), f"{name}_low", name.replace("_to_n", "_low_to_n"), name.replace("_pct", "_low_pct")
+        low = next((end for end in ends if end in frame and end != name), None)
+        if low and (high := low.replace("low", "high")) in frame:
+            found[name] = low, high
+    return found
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown: numbers to the right, cells as plain text."""
-    cells = [[value.translate(INERT) for value in row] for row in formatted(frame).to_numpy().tolist()]
-    sides = ["right" if pd.api.types.is_numeric_dtype(frame[name]) else "left" for name in frame]
-    heads = [name.replace("mAP50_95", "mAP50-95").replace("_", " ") for name in frame]
+    """A table in Markdown: numbers to the right, cells as plain text, units in the heads."""
+    shown = formatted(frame)
+    cells = [[value.translate(INERT) for value in row] for row in shown.to_numpy().tolist()]
+    sides = ["right" if pd.api.types.is_numeric_dtype(frame[name]) else "left" for name in shown]
+    heads = list(shown)
+    for part, words in HEADS.items():
+        heads = [head.replace(part, words) for head in heads]
     return tabulate(cells, heads, "pipe", colalign=sides, disable_numparse=True, preserve_whitespace=False) + "\n"

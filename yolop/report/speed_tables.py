@@ -261,7 +261,7 @@ def answer(uniform: pd.DataFrame, trained: pd.DataFrame, settings: Study) -> str
     """What zeros bring when something skips them, in words: beside PyTorch, and beside the same engine without zeros."""
     if uniform.empty:
         return "This study trains no zeros and times no engine that skips them; bccd does."
-    share = 0.9
+    share = settings.control_sparsity
     over_pytorch, alone = (engine_ratio(uniform, "n", zeros).inverse() for zeros in (share, 0.0))
     row = at_control(trained, settings)
     kept, low, high = (row[f"kept_{end}pct"] for end in ("", "low_", "high_"))
@@ -288,16 +288,10 @@ def advice(table: pd.DataFrame) -> str:
         return "No configurations were measured in this study."
     fit = table[table["val_kept_pct"] >= 98].sort_values("ratio", ignore_index=True)
     fastest = fit[fit["ratio_low"] <= fit["ratio_high"].iloc[0]].head(3)
-    tie = f"The times of these {len(fastest)} cannot be told apart. " if len(fastest) > 1 else ""
-    return (
-        "Fastest of the networks that keep 98 % of mAP50-95 on val, against dense n after as long a training: "
-        f"{_named(fastest)}. {tie}(8-bit numbers and smaller images are not scored on val.)"
+    first, *others = fastest.itertuples()
+    words = (
+        f"The fastest that keeps 98 % of mAP50-95 on val is {first.what}: {_times(Ratio.of(first._asdict()).inverse())} as fast as "
+        f"n in PyTorch, with {first.kept_pct:.0f} % ({first.kept_low_pct:.0f} to {first.kept_high_pct:.0f} %) kept on test."
     )
-
-
-def _named(rows: pd.DataFrame) -> str:
-    return "; ".join(
-        f"{r.what}, {1 / r.ratio:.1f} times ({1 / r.ratio_high:.1f} to {1 / r.ratio_low:.1f}) as fast as PyTorch's n, which keeps "
-        f"{r.kept_pct:.1f} % ({r.kept_low_pct:.1f} to {r.kept_high_pct:.1f}) on test"
-        for r in rows.itertuples()
-    )
+    tied = " and ".join(other.what for other in others)
+    return f"{words} In time it cannot be told apart from {tied}." if others else words

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
+from html import escape
 from pathlib import Path
 
 import bleach
 from bleach.css_sanitizer import CSSSanitizer
 from nbconvert import HTMLExporter
-from nbformat import NotebookNode
+from nbformat import NotebookNode, v4
+
+from yolop.paper.claims import load
+from yolop.report.plots import CAPTIONS
 
 INERT = {  # what Markdown may become: names of classes come from strangers
     "tags": "a blockquote br code em h1 h2 h3 h4 h5 h6 hr li ol p pre strong table tbody td th thead tr ul".split(),
@@ -17,6 +21,11 @@ INERT = {  # what Markdown may become: names of classes come from strangers
     "css_sanitizer": CSSSanitizer(allowed_css_properties=["text-align"]),
 }
 VERDICT = re.compile(r"<td[^>]*>((holds|does not hold|undecided|not run)( by construction)?(?::[^<]*)?)</td>")
+FOLD, UNFOLD = "begin-of-a-notebook", "end-of-a-notebook"  # in place of what opens and closes a part that is folded away
+SHOWN_BY = {  # table that a claim is judged by -> figure of the same numbers
+    "layers": "architecture", "modules": "parameters-by-layer", "latency-models": "accuracy-and-time", "break-even": "atlas",
+    "figure-2": "accuracy-and-time", "figure-3": "sweeps", "figure-4": "sweeps", "figure-5": "sweeps", "controls": "pretraining",
+}  # fmt: skip
 HEADING = re.compile(r"<h([1-5])>(.*?)</h\1>", re.DOTALL)
 
 
@@ -26,8 +35,11 @@ def page(books: list[NotebookNode], figures: Path, study: str) -> str:
     Args:
         figures: a folder with the figures as SVG, which take the place of pictures in pixels.
     """
-    cells = [_with_figures(deepcopy(cell), figures) for book in (books[-1], *books[:-1]) for cell in book.cells]
-    cells = [cell for cell in cells if "readme-ko" not in cell.metadata.get("tags", [])]
+    cells, placed = [], {}
+    for book in (books[-1], *books[:-1]):
+        own = [_with_figures(deepcopy(cell), figures, placed) for cell in book.cells]
+        own = [cell for cell in own if "readme-ko" not in cell.metadata.get("tags", [])]
+        cells += own if book is books[-1] else [v4.new_markdown_cell(FOLD), *own, v4.new_markdown_cell(UNFOLD)]
     template = Path(__file__).parent / "template"
     exporter = HTMLExporter(
         template_name=template.name, extra_template_basedirs=[str(template.parent)], exclude_input=True,
@@ -39,13 +51,20 @@ def page(books: list[NotebookNode], figures: Path, study: str) -> str:
     book = NotebookNode(cells=cells, metadata=NotebookNode(), nbformat=4, nbformat_minor=5)
     html, _ = exporter.from_notebook_node(book, {"title": title})
     html = VERDICT.sub(lambda f: f'<td class="verdict {(f[3] or f[2]).strip().replace(" ", "-")}">{f[1]}</td>', html)
-    return _with_contents(html)
+    return _folded(_with_links(_with_contents(html), set(placed)))
 
 
-def _with_figures(cell: NotebookNode, figures: Path) -> NotebookNode:
-    """A cell whose figures are SVG where `figures` has the file that they name, so that text stays text."""
+def _with_figures(cell: NotebookNode, figures: Path, placed: dict[str, int]) -> NotebookNode:
+    """A cell whose figures are SVG where `figures` has the file that they name, so that text stays text; with captions.
+
+    `placed` numbers the figures of the page.
+    """
     for output in cell.get("outputs", []):
         named = re.match(r"Drawn\(name='([\w-]+)'", output.get("data", {}).get("text/plain", ""))
+        if named:
+            number = placed.setdefault(named[1], len(placed) + 1)
+            output.data["caption"] = f"Figure {number}. {CAPTIONS.get(named[1], '')}"
+            output.data["anchor"] = f"figure-{named[1]}"
         if named and (figures / f"{named[1]}.svg").exists():
             svg = (figures / f"{named[1]}.svg").read_text(encoding="utf-8")
             for mark in (' id="', 'xlink:href="#', "url(#"):  # several figures share one page
@@ -53,6 +72,25 @@ def _with_figures(cell: NotebookNode, figures: Path) -> NotebookNode:
             label = named[1].replace("-", " ")
             output.data["image/svg+xml"] = f'<svg role="img" aria-label="{label}" ' + svg.split("<svg ", 1)[1]
     return cell
+
+
+def _with_links(html: str, figures: set[str]) -> str:
+    """The page with each claim of its first tables linked to the figure that shows the numbers it is judged by."""
+    for claim in load().values():
+        if claim.table in figures or claim.table in SHOWN_BY:
+            cell, name = f">{escape(claim.text, quote=False)}</td>", SHOWN_BY.get(claim.table, claim.table)
+            html = html.replace(cell, f'><a href="#figure-{name}">{cell[1:-5]}</a></td>') if name in figures else html
+    return html
+
+
+def _folded(html: str) -> str:
+    """The page with every notebook but the one that sums up folded away under its title."""
+    parts = html.split(f"<p>{FOLD}</p>")
+    for i, part in enumerate(parts[1:], start=1):
+        heading = re.search(r"<h2 .*?</h2>", part, re.DOTALL)
+        inside = part.replace(heading[0], "", 1).replace(f"<p>{UNFOLD}</p>", "</details>")
+        parts[i] = f"<details class=notebook><summary>{heading[0]}</summary>{inside}"
+    return "".join(parts)
 
 
 def _with_contents(html: str) -> str:
