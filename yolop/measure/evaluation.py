@@ -181,13 +181,14 @@ def evaluate(model: nn.Module, validation: Validation, resamples: int = 0) -> di
 def _matched(model: nn.Module, validation: Validation) -> list[tuple[Array, Array, Array]]:
     """Hits, confidences and classes of each image's detections.
 
-    As many workers as PyTorch has threads, each with one thread and few images at a time, whose maps stay in the caches: that takes
-    less time than all threads at one convolution, and they suppress and match side by side, too.
+    Where the model allows, as many workers as PyTorch has threads, each with one thread and few images at a time, whose maps
+    stay in the caches: that takes less time than all threads at one convolution, and they suppress and match side by side, too.
     """
     quick, count, parts = hastened(model), torch.get_num_threads(), [None] * len(validation)
 
     def work(indices: list[int]) -> None:
-        detections = detect(quick, torch.stack([validation.images[i] for i in indices]), 0.001, 0.6, multi_label=True)
+        images = torch.stack([validation.images[i] for i in indices])
+        detections = detect(quick or model, images, 0.001, 0.6, multi_label=True)
         for i, boxes in zip(indices, detections, strict=True):
             boxes = boxes.cpu().clone()  # detections are inference tensors, which torch lets nobody change
             x1, y1, x2, y2 = validation.borders[i]
@@ -195,12 +196,15 @@ def _matched(model: nn.Module, validation: Validation) -> list[tuple[Array, Arra
             boxes[:, [1, 3]] = boxes[:, [1, 3]].clamp(y1, y2)
             parts[i] = (match(boxes, validation.targets[i]), boxes[:, 4].numpy(), boxes[:, 5].numpy())
 
-    few = [indices[i : i + TOGETHER] for indices in validation.batches for i in range(0, len(indices), TOGETHER)]
+    if not quick:
+        list(map(work, validation.batches))
+        return parts
+    few = [batch[i : i + TOGETHER] for batch in validation.batches for i in range(0, len(batch), TOGETHER)]
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(work, few))
     finally:
-        torch.set_num_threads(count)  # for threads that start later
+        torch.set_num_threads(count)  # of threads that start later, too
     return parts
 
 

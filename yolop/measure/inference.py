@@ -14,17 +14,23 @@ from torch import nn
 from ultralytics.nn.modules.conv import Conv
 
 
-def hastened(model: nn.Module) -> nn.Module:
-    """A copy of a fused float32 model on a CPU that gives the same to rounding, sooner; any other model as it is."""
-    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+def hastened(model: nn.Module) -> nn.Module | None:
+    """A copy of a fused float32 model on a CPU that gives the same to rounding, sooner; None for any other model.
+
+    Unlike what runs elsewhere, the copy may be called by several threads at once.
+    """
     known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    if not known or not all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters):
-        return model
+    plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
+    if not (known and plain and any(map(_fits, model.modules()))):
+        return None
     model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, Conv) and not hasattr(module, "bn") and isinstance(module.act, nn.SiLU):
-            module.forward = _with_silu(module.conv)
+    for module in filter(_fits, model.modules()):
+        module.forward = _with_silu(module.conv)
     return model
+
+
+def _fits(module: nn.Module) -> bool:
+    return isinstance(module, Conv) and not hasattr(module, "bn") and isinstance(module.act, nn.SiLU)
 
 
 @torch.inference_mode()
