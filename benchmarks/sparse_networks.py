@@ -37,7 +37,7 @@ def main(starts: int, imgsz: int) -> None:
         parts = {label: [] for label in jobs}
         for start in range(starts):
             baseline = ("PyTorch", jobs["PyTorch again"])
-            for label, times_ms in zip(jobs, in_turns.apart(baseline, jobs.items(), TIMES, start), strict=True):
+            for label, times_ms in zip(jobs, in_turns.apart(baseline, ([job] for job in jobs.items()), TIMES, start), strict=True):
                 parts[label].append(times_ms)
         print(f"{model}, {imgsz} px, {starts} starts")
         for label, times in parts.items():

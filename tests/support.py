@@ -7,6 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -25,6 +28,7 @@ from yolop.specs import MODELS, CensusSpec, DigitsSpec, ModelSpec, TrainSpec
 from yolop.speed import engine
 from yolop.store import get_or_run
 
+STANDSTILL_S = 600  # without a line or a file; a busy machine may be as slow as it likes
 HERE = Path(__file__).resolve().parents[1]
 
 
@@ -50,12 +54,24 @@ class Trap:
 
 
 def run_yolop(root: Path, *arguments: str) -> str:
-    """What `python -m yolop` prints in a project folder; it must succeed."""
+    """What `python -m yolop` prints in a project folder; it must succeed, and is ended only where it comes to a standstill."""
     command = [sys.executable, "-m", "yolop", *arguments]
     environment = os.environ | {"YOLOP_ROOT": str(root), "PYTHONPATH": str(HERE)}
-    done = subprocess.run(command, env=environment, cwd=root.parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, env=environment, cwd=root.parent, stdout=said, stderr=subprocess.STDOUT)
+        seen, since = None, time.monotonic()
+        while process.poll() is None and time.monotonic() - since < STANDSTILL_S:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            reached = os.fstat(said.fileno()).st_size, len(list((root / "data").rglob("*")))
+            if reached != seen:
+                seen, since = reached, time.monotonic()
+        process.terminate()
+        process.wait()
+        said.seek(0)
+        text = said.read()
+    assert process.returncode == 0, text
+    return text
 
 
 def project_in(folder: Path) -> Path:

@@ -58,6 +58,8 @@ def test_it_names_what_is_short(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e9))
     monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: SimpleNamespace(available=2e9))
     monkeypatch.setattr(doctor.sys, "version_info", (3, 12, 0))
+    assert next(doctor.python())[0] == "WARN"
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 15, 0))
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: range(4))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MKL_NUM_THREADS", "4")

@@ -20,7 +20,7 @@ def counting(path):
     def call():
         with path.open("a") as file:
             file.write(f"{os.getpid()}\n")
-        mine = path.read_text().split().count(str(os.getpid())) - 1 - in_turns.WARMUP
+        mine = path.read_text().split().count(str(os.getpid())) - 1 - 2 * in_turns.WARMUP
         time.sleep(0.3 if mine >= 0 and mine % 4 == 0 else 0)
 
     return call
@@ -33,16 +33,18 @@ def workers() -> list[psutil.Process]:
 def test_warm_processes_take_turns_and_the_first_call_of_a_block_does_not_count(tmp_path, monkeypatch):
     monkeypatch.setattr(in_turns, "PAUSE_S", 0.1)
     job, spec = (counting, tmp_path / "calls"), ConfigurationTimesSpec("", (), 3, rounds=3, calls=3)
-    began, times = time.perf_counter(), in_turns.apart(("A", job), [("B", job)], spec)
-    (times_ms,) = times
+    began, times = time.perf_counter(), in_turns.apart(("A", job), [[("B", job), ("C", job)]], spec)
+    times_ms, again = times
+    assert again["other"].shape == (3, 3)
     assert {label: part.shape for label, part in times_ms.items()} == {"baseline": (3, 3), "other": (3, 3)}
     assert max(part.max() for part in times_ms.values()) < 250
     assert time.perf_counter() - began > 6 * (0.1 + 0.3)
     calls = (tmp_path / "calls").read_text().split()
-    first, second = calls[0], calls[in_turns.WARMUP]
-    assert calls[:20] == [first] * 10 + [second] * 10 and str(os.getpid()) not in calls
-    blocks = [calls[i : i + 4] for i in range(20, len(calls), 4)]
-    assert len(blocks) == 6 and all(len(set(block)) == 1 for block in blocks)
+    first, second = calls[0], calls[2 * in_turns.WARMUP]
+    assert calls[:40] == [first] * 20 + [second] * 20 and set(calls) == {first, second} != {str(os.getpid())}
+    assert calls[64:74] == [second] * 10  # warms up the second call of its group
+    blocks = [calls[i : i + 4] for i in (*range(40, 64, 4), *range(74, 98, 4))]
+    assert len(calls) == 98 and all(len(set(block)) == 1 for block in blocks)
     assert all({a[0], b[0]} == {first, second} for a, b in zip(blocks[::2], blocks[1::2], strict=True))
     assert not workers()
 

@@ -14,7 +14,7 @@ from yolop.__main__ import main
 from yolop.files import StoreError
 from yolop.run import export, publish, runner, status, verify
 from yolop.run.notebooks import NotebookError
-from yolop.settings import Study
+from yolop.settings import COSTS, STUDIES, Study
 from yolop.specs import SpecError
 
 
@@ -77,7 +77,9 @@ def test_help_of_run_lists_every_setting_with_its_range(capsys):
     printed = capsys.readouterr().out
     for item in fields(Study):
         if item.name not in ("name", "digest"):
-            assert f"\n  {item.name:16} {item.metadata['meaning']}: {item.metadata['allowed']}" in printed
+            assert f"\n  {item.name:16} {item.metadata['meaning']}: {item.metadata['allowed']} (default: " in printed
+    assert "(default: 0.16,0.2)" in printed and "(default: cpu)" in printed and set(COSTS) == set(STUDIES)
+    assert all(f"\n  {name:16} {cost}" in printed for name, cost in COSTS.items())
     assert set(command_line.COMMANDS) == {"run", "status", "verify", "doctor", "publish", "export"}
 
 

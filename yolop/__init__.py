@@ -18,7 +18,11 @@ One idea runs through the package: spec -> record -> table -> figure -> sentence
 "p" is a YOLOv5 smaller than n, after the paper studied here. It is not the driving-perception network called YOLOP.
 """
 
+import sys
 from importlib import import_module
+
+if sys.version_info < (3, 11):  # noqa: UP036 (said here, before anything that an older Python cannot read)
+    sys.exit(f"yolop needs Python 3.11 to 3.14; this is {sys.version_info[0]}.{sys.version_info[1]}: {sys.executable}")
 
 __version__ = "0.1.0"
 

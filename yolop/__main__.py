@@ -6,10 +6,10 @@ import argparse
 import os
 import pkgutil
 import sys
-from dataclasses import fields
+from dataclasses import Field, fields
 
 from yolop.files import NotebookError, StoreError, way_out
-from yolop.settings import DEFAULT, STUDIES, Study
+from yolop.settings import COSTS, DEFAULT, STUDIES, Study
 from yolop.specs import SpecError
 from yolop.speed_specs import FORMATS
 
@@ -50,10 +50,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m yolop", description="A reproducible study of shrinking YOLOv5.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    known = [item for item in fields(Study) if "meaning" in item.metadata]
-    listed = "\n".join(f"  {item.name:16} {item.metadata['meaning']}: {item.metadata['allowed']}" for item in known)
+    listed = "\n".join(map(_described, (item for item in fields(Study) if "meaning" in item.metadata)))
+    costs = "\n".join(f"  {name:16} {text}" for name, text in COSTS.items())
     for name, (purpose, _, options) in COMMANDS.items():
-        epilog = f"settings:\n{listed}" if "set" in options.split() else None
+        epilog = f"studies, and what they cost on two cores:\n{costs}\n\nsettings:\n{listed}" if "set" in options.split() else None
         command = commands.add_parser(
             name, help=purpose, description=purpose, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
         )
@@ -61,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
             flag = option if option in OPTIONS else f"--{option}"
             command.add_argument(flag, **OPTIONS[flag])
     return top
+
+
+def _described(setting: Field) -> str:
+    """Its name, meaning, range and default; studies have values of their own."""
+    default = setting.default
+    text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
+    return f"  {setting.name:16} {setting.metadata['meaning']}: {setting.metadata['allowed']} (default: {text or 'none'})"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -35,7 +35,7 @@ def canonical_name(name: str) -> str:
 def locked() -> dict[str, str]:
     """Name -> version of every package that requirements.lock asks for on this system."""
     lines = (files.ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    items = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    items = [Requirement(line.rstrip("\\")) for line in lines if line[:1].isalnum()]  # hashes are indented
     wanted = [item for item in items if item.marker is None or item.marker.evaluate()]
     return {canonical_name(item.name): next(iter(item.specifier)).version for item in wanted}
 

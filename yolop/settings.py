@@ -184,6 +184,15 @@ STUDIES = {
     ),
 }  # fmt: skip
 
+COSTS = {  # on two cores
+    "digits": "handwriting on photographs, generated: 45 minutes",
+    "smoke": "everything once, with meaningless numbers: 3 minutes",
+    "bccd": "blood cells, three training seeds: 4 hours",
+    "raccoon": "n and p on raccoons, three training seeds: 1.5 hours",
+    "coco128": "COCO's first 128 images: 1 hour",
+    "paper": "blood cells as the paper trains them, on a GPU: hours",
+}
+
 
 def parse(text: str) -> dict[str, str]:
     """Settings as on the command line, "ratios=0.1,0.25 seeds=0" -> {"ratios": "0.1,0.25", "seeds": "0"}.

@@ -14,6 +14,7 @@ from yolop import files
 from yolop.packages import conflicts, installed, locked
 from yolop.store import VERSIONED
 
+COMMITTED = (3, 11)  # the Python of the committed records
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -28,12 +29,14 @@ def examine() -> bool:
 
 
 def python() -> Iterator[tuple[str, str]]:
-    """The version that the lock was made for."""
+    """Whether the packages exist for this version, and whether equal bits are promised for it."""
     own = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] == (3, 11):
+    if sys.version_info[:2] == COMMITTED:
         yield "ok", own
+    elif (3, 11) <= sys.version_info[:2] < (3, 15):
+        yield "WARN", f"{own}: fine, but equal bits are promised for 3.11 only, with which the committed records were made"
     else:
-        yield "FAIL", f"{own}, but the lock is for 3.11: make clean, then make study PYTHON=/path/to/python3.11"
+        yield "FAIL", f"{own}, but 3.11 to 3.14 is needed: make clean, then make study PYTHON=/path/to/python3.11"
 
 
 def versions() -> Iterator[tuple[str, str]]:
@@ -44,7 +47,7 @@ def versions() -> Iterator[tuple[str, str]]:
         for name, version in wanted.items()
         if name not in there or Version(there[name]).public != Version(version).public  # 2.14.1+cpu is 2.14.1
     }
-    fix = "make clean, then make study; or pip install -r requirements.lock"
+    fix = "make clean, then make study; or pip install --require-hashes -r requirements.lock"
     for level, names in (("FAIL", set(wrong) & set(VERSIONED)), ("WARN", set(wrong) - set(VERSIONED))):
         if names:
             yield level, "; ".join(wrong[name] for name in sorted(names)[:5]) + f" ({len(names)} differ): {fix}"

@@ -31,7 +31,7 @@ class Progress:
     @contextmanager
     def of(self, name: str, left: dict[str, float]) -> Iterator[None]:
         """Show a notebook while it runs; `left` has the seconds expected of it and of those after it, by name."""
-        began, ended, rest = time.monotonic(), threading.Event(), sum(left.values()) - left[name]
+        began, ended = time.monotonic(), threading.Event()
 
         def tick():
             while not ended.wait(1):
@@ -56,6 +56,7 @@ class Progress:
                 clock.join()
             self.write("\n" if self.pending else "")
         self.expected += left[name]
+        rest = sum(left.values()) - left[name]  # now: a first run knows what there is to do after its first notebook only
         slower = (time.monotonic() - self.began) / self.expected  # than where the records were made
         after = f", about {clock_time(rest * slower)} left" if rest else ""
         self.line(f"{name}  {clock_time(time.monotonic() - began)}{after}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from pathlib import Path
 
 import nbformat
@@ -75,7 +76,10 @@ def run(name: str, settings: list[str], only: str = "", records: str = "fresh") 
             graph = graph or (graph_of(study) if records == "fresh" else None)  # there is none before its data record
             left = expected_seconds(graph, [item.stem for item in chosen[number:]])
             with progress.of(path.stem, left):
+                began = time.monotonic()
                 execute(path, executed / path.name, parameters, progress)
+                if not graph and records == "fresh" and (graph := graph_of(study)):  # first run of its data
+                    left |= expected_seconds(graph, list(left)) | {path.stem: time.monotonic() - began}
     if all((executed / path.name).exists() for path in notebooks()):
         from yolop.run.page import page
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from yolop.measure.pruning import subject
 from yolop.progress import progress
 from yolop.specs import run_id
 from yolop.speed import in_turns, runtimes
-from yolop.speed_specs import Configuration, ConfigurationScoresSpec, ConfigurationTimesSpec, ExportSpec
+from yolop.speed_specs import RUNTIMES, Configuration, ConfigurationScoresSpec, ConfigurationTimesSpec, ExportSpec
 from yolop.store import Record
 
 
@@ -61,12 +62,15 @@ def compute_scores(spec: ConfigurationScoresSpec, parents: dict[str, Record], fo
 def compute_times(spec: ConfigurationTimesSpec, parents: dict[str, Record], folder: Path) -> dict:
     """A timing row per configuration against the first, whose own row is the A/A control; processes start anew each time."""
     jobs = [(setup.text, _job(setup, spec, parents)) for setup in spec.configurations]
+    by_runtime = sorted(range(len(jobs)), key=lambda i: RUNTIMES.index(spec.configurations[i].runtime))
     parts = [[] for _ in jobs]
     timed = in_turns.apart if spec.apart else in_turns.together
     for start in range(spec.starts):
-        waiting = progress(jobs, f"timing in turns, start {start + 1} of {spec.starts}")
-        for part, times_ms in zip(parts, timed(jobs[0], waiting, spec, start), strict=True):
-            part.append(times_ms)
+        waiting = iter(progress(by_runtime, f"timing in turns, start {start + 1} of {spec.starts}"))
+        groups = groupby(waiting, key=lambda i: spec.configurations[i].runtime)
+        named = ((jobs[i] for i in group) for _, group in groups)
+        for i, times_ms in zip(by_runtime, timed(jobs[0], named, spec, start), strict=True):
+            parts[i].append(times_ms)
     pairs = zip(spec.configurations, parts, strict=True)
     return {"rows": [latency.pooled(part, "baseline")[1] | {"label": setup.text} for setup, part in pairs]}
 

@@ -1,7 +1,7 @@
 """Timing in two processes that take turns, block by block, while the other one waits.
 
 Thread pools disturb each other inside one process: with four runtimes in one, PyTorch takes two to three times as long. So
-each runtime runs alone.
+each runtime runs alone, all of its networks one after the other in one process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 
@@ -29,13 +30,19 @@ _calls: list[Callable[[], object]] = []  # of a worker process: the one call tha
 
 
 class Worker:
-    """A process of its own that makes a call and times it on demand; it is ready when this object is.
+    """A process of its own that makes one call after another and times the last on demand.
 
     Processes are made one after the other: two that start together disturb each other's choices and warm-up.
     """
 
     def __init__(self, label: str, job: Job):
         self.label, self.pool = label, ProcessPoolExecutor(1, get_context("spawn"))
+        self.make(label, job)  # what a process makes first is slower by 1 to 2 % than all that it makes later
+        self.make(label, job)
+
+    def make(self, label: str, job: Job) -> None:
+        """Drop the call that there was, make another one and warm it up."""
+        self.label = label
         self._result(_make, *job)  # no initializer: the pool would keep its error to itself
 
     def __enter__(self) -> Worker:
@@ -62,8 +69,10 @@ class Worker:
 
 def _make(make: Callable[..., Callable[[], object]], *arguments) -> None:
     """In a worker process: make the call and warm it up."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _calls[:] = [make(*arguments)]
+    if not any(thread.name == _end_with_parent.__name__ for thread in threading.enumerate()):
+        threading.Thread(target=_end_with_parent, name=_end_with_parent.__name__, daemon=True).start()
+    _calls.clear()
+    _calls.append(make(*arguments))
     for _ in range(WARMUP):
         _calls[0]()
 
@@ -86,17 +95,26 @@ def paired(workers: dict[str, Worker], rounds: int, calls: int, seed: int = 0) -
     return times_ms
 
 
-def apart(baseline: Named, jobs: Iterable[Named], spec: ConfigurationTimesSpec, seed: int = 0) -> Iterator[dict]:
-    """Times of "baseline" and "other" as of `paired` for each job, whose process takes turns with the baseline's."""
+def apart(baseline: Named, groups: Iterable[Iterable[Named]], spec: ConfigurationTimesSpec, seed: int = 0) -> Iterator[dict]:
+    """Times of "baseline" and "other" as of `paired` for each job; each group's process takes turns with the baseline's."""
     with Worker(*baseline) as first:
-        for label, job in jobs:
-            with Worker(label, job) as second:
-                yield paired({"baseline": first, "other": second}, spec.rounds, spec.calls, seed)
+        for group in groups:
+            second = None
+            try:
+                for label, job in group:
+                    if second:
+                        second.make(label, job)
+                    else:
+                        second = Worker(label, job)
+                    yield paired({"baseline": first, "other": second}, spec.rounds, spec.calls, seed)
+            finally:
+                if second:
+                    second.__exit__()
 
 
-def together(baseline: Named, jobs: Iterable[Named], spec: ConfigurationTimesSpec, seed: int = 0) -> Iterator[dict]:
+def together(baseline: Named, groups: Iterable[Iterable[Named]], spec: ConfigurationTimesSpec, seed: int = 0) -> Iterator[dict]:
     """As `apart`, but all in this process and with one order of turns, for a quick look only."""
-    for _, job in jobs:
+    for _, job in chain.from_iterable(groups):
         with latency.threads(spec.threads):
             both = {"baseline": baseline[1], "other": job}
             calls = {name: make(*arguments) for name, (make, *arguments) in both.items()}

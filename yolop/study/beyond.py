@@ -62,7 +62,9 @@ def sparse_tensors(graph: Graph) -> Node:
 
 def channel_times(graph: Graph) -> Node:
     """n in PyTorch with more and more of its channels removed."""
-    spec = ChannelTimesSpec(graph.shape("n"), len(graph.facts["names"]), graph.study.imgsz, rounds=rounds(graph.study, 16, 30))
+    removed = (0.3, 0.8) if graph.study.small else ChannelTimesSpec.removed
+    facts = graph.shape("n"), len(graph.facts["names"]), graph.study.imgsz
+    spec = ChannelTimesSpec(*facts, removed, rounds=rounds(graph.study, 16, 30))
     return timing(graph.study, spec)
 
 
