@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ class Toy:
     id: str
     parents: tuple = ()
     quiet: bool = False
+    spec = SimpleNamespace(kind="toy")
 
 
 def graph(**parents: str) -> dict[str, Toy]:

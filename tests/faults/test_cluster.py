@@ -34,7 +34,7 @@ store.versions = lambda: real | {"numpy": "0.1"}
 """
 DAMAGED_ONCE = """
 from yolop.run import worker
-real = worker.pack
+real = worker.real = getattr(worker, 'real', worker.pack)  # it may be loaded twice
 def pack(record):
     parcel = real(record)
     if left:
@@ -49,7 +49,7 @@ worker.pack = pack
 NO_DATA = """
 from yolop.files import StoreError
 from yolop.run import worker
-real = worker.get_or_run
+real = worker.real = getattr(worker, 'real', worker.get_or_run)
 def get_or_run(root, spec, parents, quiet=False):
     if spec.kind == "data":
         raise StoreError("the server does not answer")
@@ -65,7 +65,6 @@ class Machines:
         self.folder, self.workers, self.started = folder, [], 0
         paths = [str(HERE), str(HERE / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-        self.environment |= {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s"}
         self.scheduler = self.start_scheduler()
 
     def start_scheduler(self) -> subprocess.Popen:
@@ -80,7 +79,8 @@ class Machines:
 
     def start(self, kind: str, *options) -> subprocess.Popen:
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *map(str, options)]
-        return subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with (self.folder / "machines.log").open("ab") as log:
+            return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
     def add(self, preload: str = "", resources: str = "train=1") -> subprocess.Popen:
         self.started += 1
@@ -118,7 +118,6 @@ class Machines:
 @pytest.fixture
 def machines(tmp_path, project, monkeypatch):
     monkeypatch.setenv("TOY_LOG", str(tmp_path / "log.txt"))
-    monkeypatch.setattr(cluster, "GRACE_S", 6.0)
     monkeypatch.setattr(cluster, "POLL_S", 0.5)
     (tmp_path / "log.txt").touch()
     made = Machines(tmp_path)
@@ -201,8 +200,9 @@ def study() -> list[Node]:
     return [toy("last", toy("g", b, seconds=0.2), *rest)]
 
 
-def test_all_workers_killed(machines, tmp_path, seen):
+def test_all_workers_killed(machines, tmp_path, monkeypatch, seen):
     machines.add(), machines.add()
+    monkeypatch.setattr(cluster, "GRACE_S", 6.0)
     result = in_background(machines, *study())
     wait_for(lambda: "d end" in events(tmp_path / "log.txt"))
     machines.kill(*machines.workers)

@@ -1,4 +1,4 @@
-"""`run --jobs N`: the nodes of a study side by side in worker processes, each on its own share of the cores.
+"""`run --jobs N`: the nodes of a study side by side in worker processes, each with its share of the threads.
 
 On two cores two trainings with one thread each are done earlier than one after the other with two; docs/cluster.md has the
 measurement. A training rounds differently with other numbers of threads, so its record names the number (`threads`). With one
@@ -26,7 +26,7 @@ from yolop.run.doctor import THREADS
 from yolop.run.estimate import memory_gb
 from yolop.run.notebooks import PLAIN
 from yolop.run.progress import Board, Progress
-from yolop.run.schedule import Queue
+from yolop.run.schedule import Queue, needs_all
 from yolop.specs import require
 from yolop.store import Store
 from yolop.study.graph import Node
@@ -64,17 +64,18 @@ def compute(nodes: dict[str, Node], jobs: int, seconds: dict[str, float], progre
     """
     queue, board, room = Queue(nodes, seconds), Board(seconds, jobs, progress), free_gb()
     running: dict[Future, str] = {}
-    cores = idle.usable_cores()
+    cores = len(idle.usable_cores())
 
     def fits(node: Node) -> bool:
         return sum(memory_gb(one.spec) for one in (node, *(nodes[run_id] for run_id in running.values()))) <= room
 
-    with _Pool(shares(cores, jobs), board) as side, _Pool([cores], board) as alone:
+    with _Pool(jobs, max(cores // jobs, 1), board) as side, _Pool(1, cores, board) as alone:
         while True:
             while len(running) < jobs and (run_id := queue.take(fits)):
-                if nodes[run_id].quiet:
+                node = nodes[run_id]
+                if needs_all(node):
                     side.close()  # its idle processes hold memory
-                running[(alone if nodes[run_id].quiet else side).submit(nodes[run_id])] = run_id
+                running[(alone if needs_all(node) else side).submit(node)] = run_id
             if not running:
                 return board.conclude()
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -92,12 +93,6 @@ def compute(nodes: dict[str, Node], jobs: int, seconds: dict[str, float], progre
                     board.failed(run_id, reason(error))
 
 
-def shares(cores: list[int], jobs: int) -> list[list[int]]:
-    """Cores of each worker, equally many, because the number of threads changes how a training rounds."""
-    size = max(len(cores) // jobs, 1)
-    return [[cores[(i * size + k) % len(cores)] for k in range(size)] for i in range(jobs)]
-
-
 def reason(error: BaseException) -> str:
     """Why work failed: only the message where that says what to do, else the last lines of the traceback too."""
     text = f"{type(error).__name__}: {error}"
@@ -107,10 +102,10 @@ def reason(error: BaseException) -> str:
 
 
 class _Pool:
-    """Worker processes, one for each share of the cores; they start when there is work, and print through the board."""
+    """Some worker processes with as many threads each; they start when there is work, and print through the board."""
 
-    def __init__(self, shares: list[list[int]], board: Board):
-        self.shares, self.board, self.executor = shares, board, None
+    def __init__(self, count: int, threads: int, board: Board):
+        self.count, self.threads, self.board, self.executor = count, threads, board, None
 
     def __enter__(self) -> _Pool:
         return self
@@ -118,11 +113,9 @@ class _Pool:
     def submit(self, node: Node) -> Future:
         """Start work on a node."""
         if self.executor is None:
-            places, self.lines = SPAWN.SimpleQueue(), SPAWN.SimpleQueue()
-            for share in self.shares:
-                places.put(share)
+            self.lines = SPAWN.SimpleQueue()
             os.environ |= {"YOLOP_ROOT": str(files.ROOT)} | ({"YOLOP_DATA": str(files.DATA)} if files.DATA else {})
-            self.executor = ProcessPoolExecutor(len(self.shares), SPAWN, _begin, (places, self.lines))
+            self.executor = ProcessPoolExecutor(self.count, SPAWN, _begin, (self.threads, self.lines))
             self.printer = threading.Thread(target=self._print, daemon=True)
             self.printer.start()
         return self.executor.submit(_work, node)
@@ -151,17 +144,14 @@ class _Lines(io.TextIOBase):
 
     def write(self, text: str) -> int:
         *whole, self.pending = (self.pending + text).split("\n")
-        for line in whole:
-            self.lines.put((self.run_id, line))
+        for line in (line.rpartition("\r")[-1].strip() for line in whole):
+            self.lines.put((self.run_id, line)) if line else None
         return len(text)
 
 
-def _begin(places, lines) -> None:
-    """In a worker process: take a share of the cores, print through the runner, and end when the runner does."""
-    cores = places.get()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-    os.environ |= dict.fromkeys(THREADS, str(len(cores)))  # PyTorch is not imported yet
+def _begin(threads: int, lines) -> None:
+    """In a worker process: limit the threads of all libraries, print through the runner, and end when the runner does."""
+    os.environ |= dict.fromkeys(THREADS, str(threads))  # PyTorch is not imported yet
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.stdout = _Lines(lines)
 
