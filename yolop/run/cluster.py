@@ -12,7 +12,9 @@ import queue
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,10 +32,14 @@ from yolop.study.graph import Node
 TRIES = 3  # of a node whose record arrives damaged
 GRACE_S = 60.0  # without any worker, after which a run stops
 POLL_S = 2.0
+GONE = "the scheduler is gone: start it and its workers, then start again, finished records are kept"
 
 
 def require_safe(address: str) -> None:
-    """SpecError unless an address is "local", of this machine, or encrypted: what travels to a worker is run there."""
+    """SpecError unless an address is "local", of this machine, or encrypted: what travels to a worker is run there.
+
+    StoreError where `distributed` is not installed.
+    """
     parts = urlsplit(address if "//" in address else f"//{address}")
     host = parts.hostname or ""
     try:
@@ -42,6 +48,8 @@ def require_safe(address: str) -> None:
         loopback = False
     good = address == "local" or parts.scheme == "tls" or (loopback and parts.scheme in ("", "tcp"))
     require(good, "--cluster", address, '"local", tls://host:port, or tcp://127.0.0.1:port')
+    if find_spec("distributed") is None:
+        raise StoreError("--cluster needs one package more: pip install -e '.[cluster]'")
 
 
 @contextmanager
@@ -50,14 +58,11 @@ def connected(address: str) -> Iterator:
 
     Raises:
         SpecError: an address that is neither safe nor answered.
-        StoreError: `distributed` is not installed.
     """
     require_safe(address)
-    try:
-        import dask
-        import distributed
-    except ImportError:
-        raise StoreError("--cluster needs one package more: pip install -e '.[cluster]'") from None
+    import dask
+    import distributed
+
     for name in ("distributed", "tornado"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are reported here, by name
     warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
@@ -153,10 +158,12 @@ class _Run:
                 record = accept(files.ROOT, run_id, future.result())
             except DamagedRecord as error:
                 return self._again(run_id, str(error))
+            except (CancelledError, OSError):  # while the bytes were on their way
+                raise StoreError(GONE) from None
             del self.futures[run_id]
             return self.board.finished(run_id, record.seconds)
         if future.status != "error":
-            raise StoreError("the scheduler is gone: start it and its workers, then start again, finished records are kept")
+            raise StoreError(GONE)
         for _, parent in self.nodes[run_id].parents:
             if parent.id in self.futures and self.futures[parent.id].status == "error":
                 return None  # its error is the parent's, whose turn comes
