@@ -95,7 +95,9 @@ def test_a_failed_node_stops_only_those_that_wait_for_it(log):
 
 @two
 def test_a_worker_that_dies_is_named_with_a_way_out(log):
-    with pytest.raises(StoreError, match=r"died while it computed toy-\w+-\w+: out of memory.*fewer --jobs.*records are kept"):
+    with pytest.raises(
+        StoreError, match=r"died while it computed toy-\w+-\w+: out of memory.*fewer --jobs.*records are kept"
+    ):
         compute(toy("dying", act="die"), toy("long", seconds=30))
 
 

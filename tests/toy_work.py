@@ -73,4 +73,6 @@ def log(text: str) -> None:
 
 def events(path: Path) -> list[str]:
     """What was logged, in order, without the times."""
-    return [line.split(" ", 1)[1] for line in sorted(path.read_text().splitlines(), key=lambda line: float(line.split()[0]))]
+    return [
+        line.split(" ", 1)[1] for line in sorted(path.read_text().splitlines(), key=lambda line: float(line.split()[0]))
+    ]

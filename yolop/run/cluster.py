@@ -70,9 +70,16 @@ def connected(address: str) -> Iterator:
     with dask.config.set({"distributed.worker.daemon": False}):
         if address == "local":
             threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            with distributed.LocalCluster(
-                len(idle.usable_cores()), threads_per_worker=1, resources={"train": 1}, dashboard_address=None, env=threads
-            ) as local, distributed.Client(local) as client:
+            with (
+                distributed.LocalCluster(
+                    len(idle.usable_cores()),
+                    threads_per_worker=1,
+                    resources={"train": 1},
+                    dashboard_address=None,
+                    env=threads,
+                ) as local,
+                distributed.Client(local) as client,
+            ):
                 yield client
             return
         try:
@@ -204,7 +211,11 @@ class _Run:
 
     def _submit(self, run_id: str) -> None:
         node = self.nodes[run_id]
-        data = {role: Store("computed").get(one.spec).metrics["digest"] for role, one in node.parents if one.spec.kind == "data"}
+        data = {
+            role: Store("computed").get(one.spec).metrics["digest"]
+            for role, one in node.parents
+            if one.spec.kind == "data"
+        }
         own = [one.spec for _, one in node.parents if isinstance(one.spec, FolderSpec) and one.spec.path]
         inputs = [self._folder(spec) for spec in own]
         inputs += [self._parent(one) for role, one in node.parents if role not in data]

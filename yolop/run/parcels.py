@@ -62,7 +62,9 @@ def folder_files(data_yaml: Path) -> dict[str, bytes]:
     for split, part in dataset.splits.items():
         names = [Path(os.path.relpath(image, dataset.root)).as_posix() for image in part.images]
         if outside := [name for name in names if name.startswith("../")]:
-            raise StoreError(f"{outside[0]} lies outside of {dataset.root}: move it into that folder, to send it to other machines")
+            raise StoreError(
+                f"{outside[0]} lies outside of {dataset.root}: move it into that folder, to send it to other machines"
+            )
         for image, name in zip(part.images, names, strict=True):
             found[name] = image.read_bytes()
             label = label_file(image)

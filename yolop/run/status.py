@@ -71,8 +71,7 @@ def state(node: Node) -> str:
     """As `store.state`; a sweep also counts as there if other records have all of its points."""
     found = store.state(files.ROOT, node.id)
     for records in ("computed", "committed") if found == "missing" and isinstance(node.spec, SweepSpec) else ():
-        with suppress(StoreError):
-            Store(records).rows(node)
+        if Store(records).missing(node) is None:
             return records
     return found
 
