@@ -148,7 +148,7 @@ def lost(*tops: Node, root: Path) -> int:
     return differ
 
 
-def wait_for(condition, seconds: float = 60) -> None:
+def wait_for(condition, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -183,7 +183,7 @@ def test_a_worker_killed_in_a_training(machines, tmp_path, monkeypatch, seen):
                 at_work[number] = process
         return bool(at_work)
 
-    wait_for(trains, 120)
+    wait_for(trains, 300)
     time.sleep(1)
     machines.kill(*list(at_work.values())[:1])
     result.result(timeout=300)
@@ -207,7 +207,7 @@ def test_all_workers_killed(machines, tmp_path, monkeypatch, seen):
     wait_for(lambda: "d end" in events(tmp_path / "log.txt"))
     machines.kill(*machines.workers)
     with pytest.raises(StoreError, match="no worker for 6 s: start some, then start again"):
-        result.result(timeout=60)
+        result.result(timeout=120)
     machines.workers.clear()
     machines.add(), machines.add()
     before = len([line for line in events(tmp_path / "log.txt") if line.endswith("end")])
@@ -223,7 +223,7 @@ def test_the_scheduler_killed(machines, tmp_path, seen):
     wait_for(lambda: "d end" in events(tmp_path / "log.txt"))
     machines.kill(machines.scheduler)
     with pytest.raises(StoreError, match="the scheduler is gone: start it"):
-        result.result(timeout=60)
+        result.result(timeout=120)
     machines.kill(*machines.workers)
     machines.workers.clear()
     machines.scheduler = machines.start_scheduler()
