@@ -111,7 +111,7 @@ class Machines:
         import distributed
 
         client = distributed.Client(scheduler_file=str(self.file), timeout=30)
-        client.wait_for_workers(sum(worker.poll() is None for worker in self.workers), timeout=60)
+        client.wait_for_workers(sum(worker.poll() is None for worker in self.workers), timeout=240)
         return client
 
 
@@ -277,7 +277,7 @@ def test_two_clients_at_once(machines, tmp_path, monkeypatch, seen):
     for name in ("one", "two"):
         environment = machines.environment | {"YOLOP_ROOT": str(tmp_path / name)}
         both.append(subprocess.Popen([sys.executable, tmp_path / "client.py", machines.file], env=environment))
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
     a = toy("a", seconds=1.0)
     tops, missing = [toy(label, a, seconds=1.0) for label in "bcde"], 0
     for name in ("one", "two"):

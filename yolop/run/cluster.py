@@ -75,7 +75,7 @@ def connected(address: str) -> Iterator:
                     len(idle.usable_cores()),
                     threads_per_worker=1,
                     resources={"train": 1},
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",
                     env=threads,
                 ) as local,
                 distributed.Client(local) as client,
