@@ -30,9 +30,10 @@ def test_unusable_command_line_is_refused(capsys, arguments):
 @pytest.mark.parametrize(
     ("line", "module", "name", "values"),
     [
-        ("run", runner, "run", ("digits", [], "", "fresh")),
-        ("run bccd --set a=1 b=2 --set c=3 --only 02", runner, "run", ("bccd", ["a=1", "b=2", "c=3"], "02", "fresh")),
-        ("run --records committed", runner, "run", ("digits", [], "", "committed")),
+        ("run", runner, "run", ("digits", [], "", "fresh", "auto", "", False)),
+        ("run bccd --set a=1 b=2 --set c=3 --only 02 --jobs 2 --plan", runner, "run",
+         ("bccd", ["a=1", "b=2", "c=3"], "02", "fresh", "2", "", True)),  # fmt: skip
+        ("run --records committed", runner, "run", ("digits", [], "", "committed", "auto", "", False)),
         ("status bccd --set seeds=0", status, "status", ("bccd", ["seeds=0"])),
         ("verify", verify, "verify", ("",)),
         ("publish coco128", publish, "publish", ("coco128",)),

@@ -59,7 +59,7 @@ def test_run_leaves_whole_notebooks_without_traces(project, monkeypatch, capsys)
         monkeypatch.setenv(name, str(project / "data"))
     monkeypatch.setenv("YOLOP_ROOT", os.path.relpath(project))  # as a user may have set it
 
-    assert main(["run", "smoke", "--set", "epochs=3", "seeds=0,1"]) == 0
+    assert main(["run", "smoke", "--jobs", "1", "--set", "epochs=3", "seeds=0,1"]) == 0
     printed = capsys.readouterr().out.splitlines()
     report = project / "reports" / named_study("smoke", epochs=3, seeds=(0, 1)).report
     assert f"    smoke epochs=3 seeds=0,1 fresh {report}" in printed and "    half" in printed
@@ -74,7 +74,7 @@ def test_run_leaves_whole_notebooks_without_traces(project, monkeypatch, capsys)
     assert "01 Toy" in (report / "index.html").read_text(encoding="utf-8")
 
     assert main(["run", "smoke", "--only", "1,01", "--set", "epochs=3"]) == 2  # numbers have two digits
-    assert main(["run", "smoke", "--only", "01", "--set", "epochs=3", "seeds=0,1"]) == 0
+    assert main(["run", "smoke", "--jobs", "1", "--only", "01", "--set", "epochs=3", "seeds=0,1"]) == 0
     assert executed[0].read_text(encoding="utf-8") == text  # the same run leaves the same bytes
 
 
@@ -99,7 +99,7 @@ def test_first_failure_stops_and_is_kept(project, capsys, source, reason):
     earlier = project / "reports" / "smoke" / "notebooks" / "01_bad.ipynb"
     earlier.parent.mkdir(parents=True)
     earlier.write_text("an earlier whole one")
-    assert main(["run", "smoke"]) == 1
+    assert main(["run", "smoke", "--jobs", "1"]) == 1
     error = capsys.readouterr().err
     failed = earlier.with_name("01_bad.failed.ipynb")
     assert f"01_bad failed at In [4]: {source.splitlines()[0]}" in error and reason in error and str(failed) in error
@@ -113,7 +113,7 @@ def test_stopping_ends_the_kernel(project, number, status):
     work = "import os, signal\nfor name in ('SIGINT', 'SIGTERM'): signal.signal(getattr(signal, name), signal.SIG_IGN)"
     toy(project, "01_long", work, "import time; print('kernel', os.getpid(), flush=True); time.sleep(100)")
     process = subprocess.Popen(
-        [sys.executable, "-m", "yolop", "run", "smoke"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-m", "yolop", "run", "smoke", "--jobs", "1"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     kernel = next(int(line.split()[1]) for line in process.stdout if "kernel" in line)

@@ -22,6 +22,7 @@ from yolop.report.opened import OpenStudy
 from yolop.run import drift
 from yolop.settings import named_study
 from yolop.store import Record, Store, committed_path
+from yolop.study.plan import all_nodes, with_parents
 
 TABLES = re.compile(r'(?:name=|keep\(.*, )"([\w-]+)"')  # what a cell writes
 READ = """
@@ -79,6 +80,13 @@ def test_a_trained_model_is_exported_with_its_description(root, tmp_path):
         assert "model" in run_yolop(root, "export", "smoke", *arguments, "--out", str(out))
         assert {path.name for path in out.iterdir()} == made
         assert json.loads((out / "model.json").read_text())["names"] == ["zero", "two", "three"]
+
+
+def test_the_notebooks_ask_for_what_was_planned_and_nothing_else(root):
+    planned = all_nodes(OpenStudy(named_study("smoke"), Store("computed", Path(root))).graph)
+    asked = json.loads((root / "reports" / "smoke" / "manifest.json").read_text())["records"]
+    assert {node.id for node in planned} == set(asked)
+    assert {path.parent.name for path in (root / "data" / "runs").glob("*/record.json")} == set(with_parents(planned))
 
 
 def test_a_second_run_computes_nothing(root):

@@ -10,9 +10,9 @@ from support import toy
 
 from yolop import files, store
 from yolop.__main__ import main
-from yolop.run import status
+from yolop.run import estimate, status
 from yolop.specs import SpecError, SweepSpec
-from yolop.study.plan import by_notebook
+from yolop.study.plan import all_nodes, by_notebook
 
 ROOT = files.ROOT
 
@@ -60,7 +60,7 @@ def test_status_without_a_data_record_or_a_readable_data_set(project, capsys):
 
 def test_expected_seconds_are_those_of_missing_records(graph, project):
     seconds = {path.stem: store.read_committed(project, path.stem).seconds for path in (project / "data/records").glob("*")}
-    nodes, start = by_notebook(graph), status.NOTEBOOK_S
+    nodes, start = by_notebook(graph), estimate.UNKNOWN_S
     needed = {node.id for node in nodes["03"]} | {graph.data.id, graph.training("n", 0).id}  # parents of two of them
     expected = status.expected_seconds(graph, ["03_custom_pretraining", "04_pruning_sweeps"])
     assert expected["03_custom_pretraining"] == pytest.approx(start + sum(map(seconds.get, needed)))
@@ -72,7 +72,21 @@ def test_expected_seconds_are_those_of_missing_records(graph, project):
     training = nodes["03"][-1]
     record = replace(store.read_committed(project, training.id), folder=None)
     longer = replace(training, spec=replace(training.spec, epochs=2 * training.spec.epochs))
-    assert status._seconds(longer, {training.id: record}) == pytest.approx(2 * record.seconds)
+    assert estimate._seconds(longer, {training.id: record}) == pytest.approx(2 * record.seconds)
+    larger = replace(training, spec=replace(training.spec, imgsz=2 * training.spec.imgsz))
+    assert estimate._seconds(larger, {training.id: record}) == pytest.approx(4 * record.seconds)
     assert status.expected_seconds(None, ["01_a"]) == {"01_a": start}
     sweeps = [node for node in nodes["04"] if isinstance(node.spec, SweepSpec)]
     assert status.state(replace(sweeps[-1], spec=replace(sweeps[-1].spec, points=sweeps[-1].spec.points[:3]))) == "committed"
+
+
+def test_the_plan_of_any_study_whose_data_set_is_known(graph, capsys):
+    assert main(["run", "digits", "--plan"]) == 0
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    by_kind = {line[0]: line[1:] for line in lines if len(line) == 5}
+    assert int(by_kind["train"][0]) == sum(node.spec.kind == "train" for node in all_nodes(graph)) and by_kind["train"][1] == "0"
+    hours = {float(line[0]): float(line[1]) for line in lines if len(line) == 3 and line[0][0].isdigit()}
+    assert list(hours) == list(estimate.WORKERS) and hours[1] == pytest.approx(float(by_kind["all"][2]), abs=0.01)
+    assert list(hours.values()) == sorted(hours.values(), reverse=True)
+    assert main(["run", "smoke", "--plan"]) == 1
+    assert "no record says what the data set holds" in capsys.readouterr().err

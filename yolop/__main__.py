@@ -14,7 +14,10 @@ from yolop.specs import SpecError
 from yolop.speed_specs import FORMATS
 
 COMMANDS = {  # what it does, the function that does it, and the options that it takes, in order
-    "run": ("run the notebooks in order, computing what no record holds yet", "run.runner:run", "study set only records"),
+    "run": (
+        "run the notebooks in order, computing what no record holds yet", "run.runner:run",
+        "study set only records jobs cluster plan",
+    ),
     "status": ("say what of each notebook is computed, committed, missing", "run.status:status", "study set"),
     "verify": ("run the notebooks on committed records and compare with all that is committed", "run.verify:verify", "published"),
     "doctor": ("check this machine and its packages", "run.doctor:examine", ""),
@@ -37,6 +40,16 @@ OPTIONS = {
         "choices": ("fresh", "committed"), "default": "fresh",
         "help": "compute (fresh, the default) or only read the committed evidence",
     },
+    "--jobs": {
+        "default": "auto", "metavar": "N",
+        "help": "compute N records side by side (default auto: one on each core, one thread each, as far as memory allows); "
+        "1: one after another, with all cores",
+    },
+    "--cluster": {
+        "default": "", "metavar": "ADDRESS",
+        "help": "compute on the workers of this Dask scheduler (docs/cluster.md), or local: on one that is started here",
+    },
+    "--plan": {"action": "store_true", "help": "only print what there is to compute, and how long it takes"},
     "--model": {"default": "p-best", "help": "its label, such as n or p-best (the default)"},
     "--seed": {"type": int, "help": "training seed (default: the study's first)"},
     "--format": {"choices": FORMATS, "default": "onnx", "help": "default: onnx"},

@@ -1,7 +1,8 @@
-"""Waiting for an idle machine before something is timed: what else runs would stand in the times."""
+"""Cores of this machine: which we may use, and waiting until others leave them idle before something is timed."""
 
 from __future__ import annotations
 
+import os
 import time
 
 from yolop.files import StoreError
@@ -9,6 +10,17 @@ from yolop.files import StoreError
 MOST_BUSY = 0.5  # cores that other programs may keep busy while we time
 PATIENCE_S = 600
 SAMPLE_S = 1.0
+
+
+def usable_cores() -> list[int]:
+    """Numbers of the cores that this process may use; a process that works beside others has a part of them."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def threads() -> int:
+    """How many threads a computation here starts: one for each usable core, or fewer where OMP_NUM_THREADS says so."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(len(usable_cores()), int(asked) if asked.isdecimal() and int(asked) else 16, 16)
 
 
 def busy_cores() -> float:

@@ -313,15 +313,30 @@ class Store:
 
         Only points that no record of the same network, data and split holds are computed, all in one new record.
         """
-        wanted = [canonical(identity(point)) for point in node.spec.points]
+        known = self._rows_of(node)
+        rest = self._without(node, known)
+        if rest.spec.points:
+            record = self.obtain(rest)
+            self._sweeps[record.run_id] = record
+            known |= {canonical(identity(p)): row for p, row in zip(rest.spec.points, record.metrics["rows"], strict=True)}
+        return [known[canonical(identity(point))] for point in node.spec.points]
+
+    def missing(self, node):
+        """The node that is left to compute: the node itself, of a sweep the points that no record holds, or None."""
+        if isinstance(node.spec, SweepSpec):
+            rest = self._without(node, self._rows_of(node))
+            return rest if rest.spec.points else None
+        return None if self.get(node.spec) else node
+
+    def _rows_of(self, node) -> dict[str, dict]:
         record = self.get(node.spec)
-        known = dict(zip(wanted, record.metrics["rows"], strict=True)) if record else self._known_rows(node.spec)
-        missing = tuple(p for p, key in zip(node.spec.points, wanted, strict=True) if key not in known)
-        if missing:
-            rest = self.obtain(replace(node, spec=replace(node.spec, points=missing)))
-            self._sweeps[rest.run_id] = rest
-            known |= {canonical(identity(p)): row for p, row in zip(missing, rest.metrics["rows"], strict=True)}
-        return [known[key] for key in wanted]
+        points = (canonical(identity(point)) for point in node.spec.points)
+        return dict(zip(points, record.metrics["rows"], strict=True)) if record else self._known_rows(node.spec)
+
+    @staticmethod
+    def _without(node, known: dict[str, dict]):
+        points = tuple(point for point in node.spec.points if canonical(identity(point)) not in known)
+        return replace(node, spec=replace(node.spec, points=points))
 
     def _known_rows(self, spec: SweepSpec) -> dict[str, dict]:
         """Rows of all sweeps of a spec's network, by point; for "figures" only those that are scored on resampled images."""

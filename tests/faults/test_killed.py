@@ -53,8 +53,8 @@ def a_project(root: Path) -> Path:
 def start(root: Path) -> subprocess.Popen:
     """`yolop run` on a project."""
     return subprocess.Popen(
-        [sys.executable, "-m", "yolop", "run", "smoke", "--only", "01,02"], env=os.environ | {"YOLOP_ROOT": str(root)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "-m", "yolop", "run", "smoke", "--jobs", "1", "--only", "01,02"],
+        env=os.environ | {"YOLOP_ROOT": str(root)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # under nohup it is ignored, here and in children
     )  # fmt: skip
 

@@ -39,7 +39,7 @@ DATA = """from yolop import open_study, show, tables
 study = open_study(study, settings, records, out)
 show.table(tables.dataset(study.data, study.corpus), name="dataset")"""
 NEVER = "1 / 0"  # as it is never run, the whole report, which needs every record of a study, is not asked for
-RUN = ("run", "smoke", "--only")
+RUN = ("run", "smoke", "--jobs", "1", "--only")
 NAMELESS = ("unshare", "--user", "--map-user=12345")  # the rights of this user's files, but no name, no home, not root
 MIB = 2**20
 TIMED = ("manifest.json", ".lock")  # it has checksums of records, in which seconds stand

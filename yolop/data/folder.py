@@ -287,14 +287,14 @@ def _label_path(image: Path) -> Path:
     return Path(f"{head}/labels/{tail}" if images else image).with_suffix(".txt")
 
 
-def _label_file(image: Path) -> Path:
+def label_file(image: Path) -> Path:
     """The label file of an image, also where Windows wrote .TXT."""
     return next(filter(Path.is_file, (_label_path(image), _label_path(image).with_suffix(".TXT"))), _label_path(image))
 
 
 def _sample(image: Path, place: _Place, nc: int) -> _Sample:
     """Decode one image and parse its labels: problems are collected, not raised."""
-    sample, label = _Sample(), _label_file(image)
+    sample, label = _Sample(), label_file(image)
     sample.problems = [outside for outside in map(place.outside, (image, label)) if outside]
     if sample.problems:
         return sample
@@ -383,7 +383,7 @@ def _warnings(paths: dict[str, list[Path]], samples: dict[Path, _Sample]) -> lis
 
 def _surplus(samples: dict[Path, _Sample], place: _Place) -> list[str]:
     """Of files beside the labels that belong to no image, or are not read."""
-    labels = {_label_file(image) for image in samples}
+    labels = {label_file(image) for image in samples}
     folders = {label.parent for label in labels}
     orphans = sorted({label for folder in folders for label in folder.glob("*.[tT][xX][tT]")} - labels)
     warnings = []

@@ -102,7 +102,8 @@ def detect(
     Args:
         model: in evaluation mode; anchor-based predictions (B, boxes, 5 + nc) or ultralytics' (B, 4 + nc, boxes).
         images: (B, 3, H, W) uint8.
-        conf, iou: the defaults are those of the original's detect.py.
+        conf, iou: thresholds 0..1; the defaults are those of the original's detect.py.
+        multi_label: several classes per box, as in validation.
 
     Raises:
         ValueError: predictions that are not finite; such a model belongs in no table.
@@ -149,10 +150,14 @@ def evaluate(model: nn.Module, validation: Validation, resamples: int = 0) -> di
     """mAP50, mAP50_95, precision, recall (at the best mean F1) and AP per class of a fused model, all 0..1.
 
     Args:
+        model: fused, in evaluation mode.
         resamples: also give `mAP50_resampled` and `mAP50_95_resampled`, mAP on so many bootstrap samples of the images, if
             above 0. The samples are the same for every model on the same split, so that the difference of two models'
             lists is a paired bootstrap of their difference. Then `groups`, too, is how many groups of images are drawn,
             where images share a photograph.
+
+    Raises:
+        ValueError: predictions that are not finite; such a model belongs in no table.
     """
     parts = _matched(model, validation)
     truth = np.concatenate([t[:, 0] for t in validation.targets])

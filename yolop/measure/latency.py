@@ -50,11 +50,15 @@ def measure(
         calls: label -> function without arguments; batch 1 is one image a call. All of one runtime: the thread pools of
             several disturb each other inside one process.
         baseline: the label that the others are compared to.
-        calls_per_block: from 3 on, the block median drops the first call, which finds the caches cold.
+        rounds: blocks per variant, at least 5.
+        calls_per_block: at least 1. From 3 on, the block median drops the first call, which finds the caches cold.
+        warmup: untimed calls of each variant before the first round.
+        seed: of order and bootstrap.
         aa: also time the baseline under the label "<baseline> (again)", the A/A control. It shares the baseline's
             memory; to control for where weights happen to lie as well, pass a copy of the model as a variant instead.
+        clock: nanoseconds.
 
-    Source: interleaving after duet benchmarking (arXiv 2001.05811).
+    Source: latency section of the design; interleaving after duet benchmarking (arXiv 2001.05811).
     """
     require(baseline in calls, "baseline", baseline, "one of " + ", ".join(calls))
     require(rounds >= MIN_ROUNDS, "rounds", rounds, f"{MIN_ROUNDS} or more")
@@ -132,6 +136,10 @@ def ratio_of(ratios: np.ndarray, seed: int = 0) -> dict:
     Args:
         ratios: one paired ratio > 0 a round, at least 5: (rounds,), or (processes, rounds), whose bootstrap draws
             processes and then rounds within them.
+        seed: of the bootstrap.
+
+    Returns:
+        ratio, ratio_low, ratio_high. Whether that is "no change" `scores.Ratio` says.
     """
     ratios = np.asarray(ratios, dtype=float)
     good = (ratios.ndim == 1 or (ratios.ndim == 2 and len(ratios) > 1)) and ratios.shape[-1] >= MIN_ROUNDS
@@ -169,6 +177,8 @@ def forward(model: nn.Module, imgsz: int, channels_last: bool = False) -> Callab
 
     Args:
         model: as `yolov5.fused` gives it: on the CPU, float32, evaluation mode, batch norm folded. SpecError otherwise.
+        imgsz: pixels, a multiple of 32.
+        channels_last: memory layout of weights and image, NHWC instead of NCHW.
     """
     require(imgsz > 0 and imgsz % 32 == 0, "imgsz", imgsz, "a multiple of 32")
     model, layout = _prepared(model, channels_last)
@@ -187,6 +197,8 @@ def whole_path(model: nn.Module, image: np.ndarray, imgsz: int, channels_last: b
     Args:
         model: as for `forward`.
         image: (H, W, 3) uint8, colours in the order that the model was trained with.
+        imgsz: pixels, a multiple of 32; side of the letterboxed square.
+        channels_last: memory layout of the weights; convolutions follow it whatever the image's is.
     """
     require(imgsz > 0 and imgsz % 32 == 0, "imgsz", imgsz, "a multiple of 32")
     shaped = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8

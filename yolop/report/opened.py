@@ -68,6 +68,11 @@ class OpenStudy:
         corpus = corpus_spec(settings)
         self._corpus = Node(corpus) if corpus else None
 
+    @property
+    def sources(self) -> list[Node]:
+        """The nodes of its data sets, which are known before the graph is."""
+        return [self._data, *([self._corpus] if self._corpus else [])]
+
     @cached_property
     def data(self) -> dict:
         """What the data set holds: name, names of classes, digest, and of each split images, boxes and their sizes."""

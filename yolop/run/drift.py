@@ -17,8 +17,8 @@ from yolop.study.plan import by_notebook
 # Kinds whose numbers are times of a machine: only ratios are compared.
 TIMED = ("latency", "stem", "sparse-tensors", "atlas", "configuration-times", "narrowing-times")
 SCORES = ("mAP50", "mAP50_95", "precision", "recall", "AP50", "AP50_95")
-# They follow from weights, which differ between machines: no verdict on them.
-LOOSE = {"curve", "best_epoch", "weights_sha256", "boxes", "max_difference", "compressed_mb"}
+# They follow from weights, which differ between machines and numbers of threads, or are that number: no verdict on them.
+LOOSE = {"threads", "curve", "best_epoch", "weights_sha256", "boxes", "max_difference", "compressed_mb"}
 LOOSE |= {f"{score}_resampled" for score in SCORES[:2]}
 STATES = ("equal", "within noise", "out", "not computed")
 COLUMNS = ["run", "state", "numbers", "different", "out", "largest_difference"]

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from yolop.files import StoreError
+
 try:
     import resource
 except ImportError:  # Windows has none
@@ -83,6 +85,37 @@ class Progress:
         unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
         peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
         self.line(f"{clock_time(time.monotonic() - self.began)} in all, at most {peak_gb:.1f} GB of memory")
+
+
+class Board:
+    """What is said of nodes that are computed side by side: a line where one is done or has failed, and how long the rest takes."""
+
+    def __init__(self, seconds: dict[str, float], workers: int, progress: Progress):
+        self.expected, self.workers, self.progress = seconds, workers, progress
+        self.done: dict[str, float] = {}
+        self.failures: dict[str, str] = {}
+
+    def line(self, run_id: str, text: str) -> None:
+        """What the work on a node prints, under its name without the hash."""
+        self.progress.line(f"    {run_id.rsplit('-', 1)[0]}: {text}")
+
+    def finished(self, run_id: str, seconds: float) -> None:
+        """A node is computed and took so many seconds."""
+        self.done[run_id] = seconds
+        slower = sum(self.done.values()) / sum(self.expected[name] for name in self.done)
+        left = sum(took for name, took in self.expected.items() if name not in self.done) / self.workers * slower
+        count, after = f"{len(self.done)} of {len(self.expected)}", f", about {clock_time(left)} left" if left else ""
+        self.progress.line(f"    {run_id}  {clock_time(seconds)}  ({count}{after})")
+
+    def failed(self, run_id: str, reason: str) -> None:
+        """A node has failed; others go on."""
+        self.failures[run_id] = reason
+        self.line(run_id, f"failed: {reason}")
+
+    def conclude(self) -> None:
+        """StoreError with all failures, if there are some."""
+        if self.failures:
+            raise StoreError("\n".join(f"{run_id} failed: {reason}" for run_id, reason in self.failures.items()))
 
 
 def clock_time(seconds: float) -> str:

@@ -10,14 +10,19 @@ from pathlib import Path
 import nbformat
 
 from yolop import files, packages
-from yolop.files import write_atomically
+from yolop.files import StoreError, write_atomically
 from yolop.report.opened import PARAMETERS, OpenStudy
+from yolop.run import estimate, processes
+from yolop.run.cluster import compute as on_workers
+from yolop.run.cluster import connected, require_safe
 from yolop.run.notebooks import ending_kernels, execute, notebooks, require_parameters
 from yolop.run.progress import Progress
-from yolop.run.status import expected_seconds, graph_of, opened
+from yolop.run.schedule import makespan
+from yolop.run.status import expected_seconds, graph_of, missing_of, opened
 from yolop.settings import Study, parse
 from yolop.specs import SpecError
-from yolop.study.graph import OTHER
+from yolop.study.graph import OTHER, Node
+from yolop.study.plan import all_nodes, with_parents
 
 
 def prepare(name: str, settings: list[str], only: str = "") -> tuple[OpenStudy, str, list[Path]]:
@@ -54,14 +59,31 @@ def _fetch(study: Study) -> None:
         raise SpecError(str(error)) from None
 
 
-def run(name: str, settings: list[str], only: str = "", records: str = "fresh") -> None:
+def run(
+    name: str, settings: list[str], only: str = "", records: str = "fresh",
+    jobs: str = "1", cluster: str = "", plan: bool = False,
+) -> None:  # fmt: skip
     """Run the notebooks of a study; tables, figures, verdicts and `index.html` go to `reports/<study>/`.
+
+    Args:
+        name, settings, only: as of `prepare`.
+        records: "fresh" computes what is missing, "committed" only reads.
+        jobs: how many nodes are computed side by side before the notebooks run, as of `processes.workers`; with 1 each
+            notebook computes what it needs.
+        cluster: address of a Dask scheduler whose workers compute instead, or "local"; empty for none.
+        plan: only say what there is to compute, and how long it takes.
 
     Raises:
         SpecError: before anything has started.
+        StoreError: nodes that could not be computed; no notebook runs then.
         NotebookError: at the first notebook that fails; those after it are not run.
     """
     study, text, chosen = prepare(name, settings, only)
+    if plan:
+        return show_plan(study, [path.name[:2] for path in chosen])
+    processes.workers(jobs, {})  # what is impossible is refused before anything starts
+    if cluster:
+        require_safe(cluster)
     if records == "fresh":
         packages.require_no_conflicts()
         _fetch(study.settings)
@@ -72,6 +94,8 @@ def run(name: str, settings: list[str], only: str = "", records: str = "fresh") 
         _forget(report)
     progress, graph = Progress(), None
     with ending_kernels():
+        if records == "fresh" and (jobs != "1" or cluster):
+            _compute(study, [path.name[:2] for path in chosen], jobs, cluster, progress)
         for number, path in enumerate(chosen):
             graph = graph or (graph_of(study) if records == "fresh" else None)  # there is none before its data record
             left = expected_seconds(graph, [item.stem for item in chosen[number:]])
@@ -89,6 +113,32 @@ def run(name: str, settings: list[str], only: str = "", records: str = "fresh") 
             _compare(study)
         print(f"report: {report.relative_to(files.ROOT) / 'index.html'}")
     progress.conclude()
+
+
+def _compute(study: OpenStudy, numbers: list[str], jobs: str, cluster: str, progress: Progress) -> None:
+    """Compute what some notebooks will ask for and is missing; first, here, the data sets, whose content makes the graph."""
+    _side_by_side(missing_of(study.sources), jobs, progress)
+    nodes = missing_of(all_nodes(graph_of(study, ("computed",)), numbers))
+    if cluster:
+        with connected(cluster) as client, progress.of("cluster", {"cluster": max(estimate.seconds(nodes).values(), default=0)}):
+            nodes = on_workers(client, nodes, estimate.seconds(nodes), progress)
+    _side_by_side(nodes, jobs, progress)
+
+
+def _side_by_side(nodes: dict[str, Node], jobs: str, progress: Progress) -> None:
+    count, took, name = processes.workers(jobs, nodes), estimate.seconds(nodes), f"{len(nodes)} records"
+    if nodes and count > 1:
+        with progress.of(name, {name: makespan(nodes, took, count)}):
+            processes.compute(nodes, count, took, progress)
+
+
+def show_plan(study: OpenStudy, numbers: list[str]) -> None:
+    """Print what some notebooks of a study ask for: see `estimate.plan`."""
+    graph = graph_of(study)
+    if graph is None:
+        raise StoreError("no record says what the data set holds: python -m yolop run --only 01 computes it")
+    nodes = with_parents(all_nodes(graph, numbers))
+    estimate.plan(nodes, set(nodes) - set(missing_of(list(nodes.values()))))
 
 
 def _forget(report: Path) -> None:

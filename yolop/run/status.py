@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import shlex
-import statistics
 from collections import Counter
 from contextlib import suppress
-from os.path import commonprefix
 
 from yolop import files, store
-from yolop.files import DamagedRecord, StoreError
+from yolop.files import StoreError
 from yolop.report.opened import OpenStudy
+from yolop.run import estimate
 from yolop.settings import DATASETS, named_study, parse
 from yolop.specs import SpecError, SweepSpec
-from yolop.store import Record, Store
+from yolop.store import Store
 from yolop.study.graph import Graph, Node
-from yolop.study.plan import by_notebook
+from yolop.study.plan import by_notebook, with_parents
 
 STATES = ("computed", "committed", "missing", "started", "damaged")
-NOTEBOOK_S = 4.0  # to start a kernel, read records and draw
 
 
 def opened(name: str, settings: list[str]) -> OpenStudy:
@@ -73,50 +71,24 @@ def state(node: Node) -> str:
     """As `store.state`; a sweep also counts as there if other records have all of its points."""
     found = store.state(files.ROOT, node.id)
     for records in ("computed", "committed") if found == "missing" and isinstance(node.spec, SweepSpec) else ():
-        with suppress(StoreError):
-            Store(records).rows(node)
+        if Store(records).missing(node) is None:
             return records
     return found
 
 
 def expected_seconds(graph: Graph | None, names: list[str]) -> dict[str, float]:
-    """Seconds that notebooks will take, by the seconds of the records that are not computed yet; None: nothing is computed.
-
-    A record takes as long as the committed one of the same id says, or those of its kind that are most like it.
-    """
-    expected = dict.fromkeys(names, NOTEBOOK_S)
-    known, seen = _committed() if graph else {}, set()
+    """Seconds that notebooks will take, by `estimate.seconds` of what they are the first to need; None: nothing is computed."""
+    expected, seen = dict.fromkeys(names, estimate.UNKNOWN_S), set()
     for name, nodes in _by_stem(graph).items() if graph else ():
-        for node in _missing(nodes, seen) if name in expected else ():
-            expected[name] += _seconds(node, known)
+        if name in expected:
+            missing = {run_id: node for run_id, node in missing_of(nodes).items() if run_id not in seen}
+            expected[name] += sum(estimate.seconds(missing).values())
+            seen |= set(missing)
     return expected
 
 
-def _missing(nodes: list[Node], seen: set[str]) -> list[Node]:
-    """Those that are not computed here, with their parents, each once."""
-    found = []
-    for node in nodes:
-        if node.id not in seen and not seen.add(node.id) and state(node) != "computed":
-            found += [node, *_missing([parent for _, parent in node.parents], seen)]
-    return found
-
-
-def _committed() -> dict[str, Record]:
-    found = {}
-    for path in sorted((files.ROOT / "data" / "records").glob("*.json")):
-        with suppress(DamagedRecord):
-            found[path.stem] = store.read_committed(files.ROOT, path.stem)
-    return found
-
-
-def _seconds(node: Node, known: dict[str, Record]) -> float:
-    alike = [record for record in known.values() if record.spec["kind"] == node.spec.kind]
-    closest = max((len(commonprefix([record.run_id, node.id])) for record in alike), default=0)
-    chosen = [record for record in alike if len(commonprefix([record.run_id, node.id])) == closest]
-    size = _size(vars(node.spec))
-    return statistics.mean(record.seconds / _size(record.spec) * size for record in chosen) if chosen else NOTEBOOK_S
-
-
-def _size(spec: dict) -> float:
-    """How long work is against other work of its kind: its epochs or rounds."""
-    return spec.get("epochs") or spec.get("rounds") or 1
+def missing_of(nodes: list[Node]) -> dict[str, Node]:
+    """Run id -> node of those that are not computed here, and of all that they need and that is not either."""
+    here = Store("computed")
+    rest = filter(None, map(here.missing, nodes))
+    return {run_id: node for run_id, node in with_parents(rest).items() if here.missing(node)}

@@ -1,6 +1,8 @@
-"""All nodes of a study, by the notebook that first needs them: for `status`, the estimate of time, and `publish`."""
+"""All nodes of a study, by the notebook that first needs them: for engines, `status`, the estimate of time, and `publish`."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from yolop.specs import METHODS, RETRAINED, ModelSpec
 from yolop.study import beyond
@@ -34,8 +36,31 @@ def by_notebook(graph: Graph) -> dict[str, list[Node]]:
     plan["04"] += [graph.retrained(seed, way, ratio) for way, ratio in again for seed in study.seeds]
     seen, chosen = set(), {}
     for number, nodes in plan.items():
-        chosen[number] = [node for top in nodes for node in _with_parents(top) if not (node.id in seen or seen.add(node.id))]
+        found = with_parents(nodes)
+        chosen[number] = [node for run_id, node in found.items() if node.spec.kind != "export" and run_id not in seen]
+        seen |= set(found)
     return chosen
+
+
+def all_nodes(graph: Graph, numbers: Iterable[str] | None = None) -> list[Node]:
+    """Every node that the notebooks of a study ask for, or those with some numbers, each once."""
+    plan = by_notebook(graph)
+    return [node for number in numbers or plan for node in plan.get(number, ())]
+
+
+def with_parents(nodes: Iterable[Node]) -> dict[str, Node]:
+    """Run id -> node of some nodes and all that they need, each after its parents."""
+    found: dict[str, Node] = {}
+
+    def visit(node: Node) -> None:
+        if (run_id := node.id) not in found:
+            for _, parent in node.parents:
+                visit(parent)
+            found[run_id] = node
+
+    for node in nodes:
+        visit(node)
+    return found
 
 
 def _zeros(graph: Graph) -> list[Node]:
@@ -50,8 +75,3 @@ def _zeros(graph: Graph) -> list[Node]:
     found += [beyond.uniform_times(graph, imgsz) for imgsz in beyond.uniform_sizes(study)]
     return [*found, beyond.atlas(graph), beyond.times(graph)]
 
-
-def _with_parents(node: Node) -> list[Node]:
-    """A node after all that it needs, but for exported files."""
-    parents = (parent for _, parent in node.parents if parent.spec.kind != "export")
-    return [*(above for parent in parents for above in _with_parents(parent)), node]

@@ -10,7 +10,6 @@ over.
 from __future__ import annotations
 
 import copy
-import os
 import time
 from pathlib import Path
 from pkgutil import resolve_name
@@ -24,6 +23,7 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 
+from yolop import idle
 from yolop.data import Dataset
 from yolop.data.images import Kept
 from yolop.data.load import dataset_of
@@ -321,7 +321,7 @@ def train(
         start = {"start": pruning.achieved(model) | {name: scores[name] for name in ("mAP50", "mAP50_95")}}
     anchors = model.model[-1].anchors.tolist() if spec.model.head == "anchor" else None
     before = torch.get_num_threads()
-    threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 16)
+    threads = idle.threads()
     # by name, because `zeros` builds upon this module
     kind = resolve_name("yolop.train.zeros:SparseTrainer") if isinstance(spec, SparseTrainSpec) else Trainer
     trainer = kind(spec, model, dataset, folder, threads, parent=parent)
