@@ -12,7 +12,7 @@ import pandas as pd
 from yolop.paper import claims
 from yolop.paper.claims import Exact
 from yolop.report.scores import METRICS, Estimate, Ratio, Score, Timing, not_learnt
-from yolop.study.graph import paper_points, shapes_of
+from yolop.study.graph import grid_shapes, paper_points
 from yolop.study.names import NAMES
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def models_timing(study: OpenStudy) -> pd.DataFrame:
 def grid(study: OpenStudy) -> pd.DataFrame:
     """Depth x width: parameters, FLOPs, and time relative to n's shape (0.33, 0.25), random weights."""
     times, rows = study.timing("grid"), []
-    for shape, layers in zip(shapes_of(study.settings), study.layers("grid").values(), strict=True):
+    for shape, layers in zip(grid_shapes(study.settings), study.layers("grid").values(), strict=True):
         row = {"depth_multiple": shape.depth, "width_multiple": shape.width} | totals(layers)
         ratio = times[shape]
         row |= {"latency_ms": times.rows[shape]["latency_ms"], "ratio_to_n": ratio.value}

@@ -163,9 +163,9 @@ def trainings_of(study: Study) -> dict[str, tuple[str, str, str]]:
     return {label: how for label, how in (TRAININGS[study.pretraining] | other).items() if how[0] in study.models}
 
 
-def shapes_of(study: Study) -> list[ModelSpec]:
+def grid_shapes(study: Study) -> list[ModelSpec]:
     """The shapes of the grid, n and p among them."""
-    return [m for m in GRID if not study.small or (m.depth in (0.20, 0.33) and m.width in (0.20, 0.25))]
+    return [m for m in GRID if not study.small or (m.depth in (0.16, 0.33) and m.width in (0.20, 0.25))]
 
 
 @dataclass(frozen=True)
@@ -300,14 +300,14 @@ class Graph:
         if label == "sizes":
             return Node(CensusSpec(label, tuple((m, self.shape(m)) for m in MODELS), 80, 640))
         own = tuple((m, self.shape(m)) for m in self.study.models)
-        grid = tuple((f"depth {m.depth:g}, width {m.width:g}", m) for m in shapes_of(self.study))
+        grid = tuple((f"depth {m.depth:g}, width {m.width:g}", m) for m in grid_shapes(self.study))
         return Node(CensusSpec(label, own if label == "own" else grid, len(self.facts["names"]), self.study.imgsz))
 
     def latency(self, label: str) -> Node:
         """Timing of "models" (n is the baseline), "pruned" (p (best) is) or "grid" (n's shape is, random weights)."""
         rounds, seed, processes = self.study.timing_rounds, self.study.seeds[0], 1 if self.study.small else 5
         if label == "grid":
-            variants, trained = tuple(Variant(m) for m in sorted(shapes_of(self.study), key=lambda m: m != MODELS["n"])), []
+            variants, trained = tuple(Variant(m) for m in sorted(grid_shapes(self.study), key=lambda m: m != MODELS["n"])), []
             rounds = max(rounds // 4, 5)
         elif label == "models":
             trained = [self.training(model, seed) for model in self.timed]
