@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from yolop.report.drawn import BESIDE, DARK, MODELS, canvas, figure, intervals
+from yolop.report.drawn import BESIDE, DARK, MODELS, canvas, figure, intervals, label_points, plain_log
 from yolop.report.scores import Score
 from yolop.specs import GRID, RETRAINED, ModelSpec
 from yolop.study.names import NAMES
@@ -95,19 +95,18 @@ def retrained(study: OpenStudy) -> pd.DataFrame:
 
 @figure("shapes")
 def shapes_plot(table: pd.DataFrame) -> Figure:
-    """Accuracy against time of the shapes between p and n; the line is the front. Columns as of `shapes`."""
+    """Accuracy against time of shapes, written as depth x width; the line is the front. Columns as of `shapes`."""
     plot, [[ax]] = canvas(4.2)
     front = table[table["on_front"]]
     ax.step(front["ratio_to_n"], front["mAP50"], where="post", color="#cccccc", lw=1, zorder=1)
+    names = []
     for row in table.itertuples():
-        colour = MODELS.get(row.label, DARK)
-        intervals(ax, [row.ratio_to_n], [row.mAP50], [row.mAP50_low], [row.mAP50_high], color=colour, ecolor="#bbbbbb")
-        name = row.label if row.label in MODELS else f"{row.depth:g} x {row.width:g}"
-        style = {"fontweight": "bold"} if row.label in MODELS else {}
-        ax.annotate(
-            name, (row.ratio_to_n, row.mAP50), (5, 5), textcoords="offset points", color=colour, fontsize=8, **style
-        )
-    ax.set(xlabel="inference time / that of n", ylabel="mAP50 on test")
+        ink = MODELS.get(row.label, DARK)
+        intervals(ax, [row.ratio_to_n], [row.mAP50], [row.mAP50_low], [row.mAP50_high], color=ink, ecolor="#d5d5d5")
+        names.append((row.ratio_to_n, row.mAP50, row.label if row.label in MODELS else f"{row.depth:g} x {row.width:g}", ink))
+    plain_log(ax, "x", (1, 1.2, 1.5, 2, 7, 8, 9))
+    label_points(ax, names)
+    ax.set(xlabel="inference time / that of n", ylabel="mAP50 (test), 95 % intervals")
     return plot
 
 
