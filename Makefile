@@ -52,7 +52,8 @@ clean:
 	rm -rf $(VENV) $(READ) yolop.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# Installed again only when the lock or the package's own description changed.
+# The lock names every package, so pip looks up no dependencies: it would miss the hash of cuda-toolkit, which PyTorch asks for with
+# extras. Installed again only when the lock or the package's own description changed.
 $(BIN)/.ready: requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing requirements.lock into $(VENV), PyTorch for $(TORCH): some minutes, once"
 	@cp requirements.lock $(VENV)/requirements.lock
@@ -60,12 +61,12 @@ $(BIN)/.ready: requirements.lock pyproject.toml | $(BIN)/python
 	    if $(BIN)/python $(PIP) --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) $(call pinned,torch) $(call pinned,torchvision); then \
 	        awk '/^[a-z]/ { drop = /^(nvidia-[^m]|cuda-|triton)/ } !drop' requirements.lock > $(VENV)/requirements.lock; \
 	    else echo "$(TORCH_INDEX) has no PyTorch for us (see above): taking the one of the lock, with CUDA, 4 GB more"; fi; fi
-	@$(BIN)/python $(PIP) --require-hashes -r $(VENV)/requirements.lock
+	@$(BIN)/python $(PIP) --no-deps --require-hashes -r $(VENV)/requirements.lock
 	@$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(READ)/.ready: requirements-read.lock | $(READ)/bin/python
-	@$(READ)/bin/python $(PIP) --no-compile --require-hashes -r requirements-read.lock
+	@$(READ)/bin/python $(PIP) --no-compile --no-deps --require-hashes -r requirements-read.lock
 	@echo "$(CURDIR)" > "$$($(READ)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/yolop.pth"
 	@touch $@
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from yolop.report.drawn import BESIDE, DARK, MODELS, canvas, figure, intervals, label_points, plain_log
 from yolop.report.scores import Score
-from yolop.specs import GRID, RETRAINED, ModelSpec
+from yolop.specs import GRID, RETRAINED
+from yolop.study.further import shape_of
 from yolop.study.names import NAMES
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ def shapes(study: OpenStudy) -> pd.DataFrame:
     Times are of notebook 02's grid, relative to n. `points_over_p`: points of mAP50 above p, on the same images and seeds.
     `on_front`: no other shape here is at least as fast and more accurate, by the means.
     """
-    settings, shape_of = study.settings, study.graph.shape
-    if not settings.shapes or shape_of("p") not in GRID:
+    settings, own = study.settings, study.graph.shape
+    if not settings.shapes or own("p") not in GRID:
         return pd.DataFrame()
-    models = {shape_of(label): study.model(label) for label in settings.models if shape_of(label) in GRID}
-    models |= {ModelSpec(*map(float, text.split("x"))): study.shaped(text) for text in settings.shapes}
+    models = {own(label): study.model(label) for label in settings.models if own(label) in GRID}
+    models |= {shape_of(text): study.shaped(text) for text in settings.shapes}
     times, p, rows = study.timing("grid"), study.model("p"), []
     for shape, model in models.items():
         score, ratio = model.score(), times[shape]

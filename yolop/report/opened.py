@@ -13,9 +13,9 @@ import pandas as pd
 from yolop.report import show
 from yolop.report.scores import Score, Timing
 from yolop.settings import DATASETS, DEFAULT, Study, named_study, parse
-from yolop.specs import MODULES, FolderSpec, ModelSpec, PruneSpec, even_point, require, require_known
+from yolop.specs import MODULES, FolderSpec, PruneSpec, even_point, require, require_known
 from yolop.store import Record, Store, host
-from yolop.study import beyond
+from yolop.study import beyond, further
 from yolop.study.graph import ELSEWHERE, OTHER, PICTURED, PICTURED_RATIOS, PRUNED, Graph, Node, generated
 from yolop.study.names import NAMES
 
@@ -114,16 +114,15 @@ class OpenStudy:
 
     def shaped(self, shape: str) -> Model:
         """A network of another shape, written as depth x width ("0.33x0.1875"), trained from scratch as n and p are."""
-        model = ModelSpec(*map(float, shape.split("x")))
-        return self._model([self.graph.shaped(model, seed) for seed in self.settings.seeds])
+        return self._model([further.shaped(self.graph, shape, seed) for seed in self.settings.seeds])
 
     def longer(self, label: str) -> Model:
         """s, n or p from scratch, of the first training seed, for `longer` times the epochs."""
-        return self._model([self.graph.longer(label)])
+        return self._model([further.longer(self.graph, label)])
 
     def retrained(self, way: str, ratio: float) -> Model:
         """p (best) pruned in a way of RETRAINED and trained again; at ratio 0 the control, which loses nothing."""
-        return self._model([self.graph.retrained(seed, way, ratio) for seed in self.settings.seeds])
+        return self._model([further.retrained(self.graph, way, ratio, seed) for seed in self.settings.seeds])
 
     def _model(self, nodes: list[Node]) -> Model:
         return Model(self, nodes[0].spec.label, tuple(nodes))

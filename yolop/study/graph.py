@@ -251,23 +251,6 @@ class Graph:
         )  # fmt: skip
         return Node(spec, (("data", self.data), ("weights", parent)))
 
-    def shaped(self, shape: ModelSpec, seed: int) -> Node:
-        """A network of another depth and width, trained as p from scratch is."""
-        node = self.training("p", seed)
-        return replace(node, spec=replace(node.spec, model=shape, label=f"d{shape.depth:g}-w{shape.width:g}"))
-
-    def longer(self, label: str) -> Node:
-        """s, n or p from scratch for `study.longer` times the epochs, of the first training seed."""
-        node = self.training(label, self.study.seeds[0])
-        return replace(node, spec=replace(node.spec, epochs=node.spec.epochs * self.study.longer))
-
-    def retrained(self, seed: int, way: str, ratio: float) -> Node:
-        """p (best) pruned once, in a way of RETRAINED, and trained as long again; what is zero stays zero."""
-        parent = self.training("p-best", seed)
-        label, init = f"p-{way}-{ratio:g}", f"pruned-{way}-{ratio:g}:{parent.id}"
-        spec = SparseTrainSpec(**vars(parent.spec) | {"label": label, "init": init, "distill": 0.0})
-        return Node(spec, (("data", self.data), ("weights", parent)))
-
     def official_score(self, split: str) -> Node:
         """The official n, untouched, at 640 px on a split of coco128, whose 80 classes it knows."""
         require(self.study.dataset == "coco128", "dataset", self.study.dataset, '"coco128"')

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from yolop.specs import METHODS, RETRAINED, ModelSpec
-from yolop.study import beyond
+from yolop.specs import METHODS
+from yolop.study import beyond, further
 from yolop.study.graph import Graph, Node
 
 
@@ -28,12 +28,8 @@ def by_notebook(graph: Graph) -> dict[str, list[Node]]:
     }
     if study.dataset == "coco128":
         plan["06"] += [graph.official_score("val"), graph.tie_orders("val")]
-    shapes = [ModelSpec(*map(float, text.split("x"))) for text in study.shapes]
-    plan["02"] += [graph.shaped(shape, seed) for shape in shapes for seed in study.seeds]
-    plan["02"] += [graph.longer(label) for label in study.models] if study.longer else []
-    again = [(way, ratio) for way in RETRAINED for ratio in study.retrained if ratio]
-    again += [(RETRAINED[0], 0.0)] if again else []
-    plan["04"] += [graph.retrained(seed, way, ratio) for way, ratio in again for seed in study.seeds]
+    for number, nodes in further.of_notebooks(graph).items():
+        plan[number] += nodes
     seen, chosen = set(), {}
     for number, nodes in plan.items():
         found = with_parents(nodes)
