@@ -7,8 +7,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READ := .venv-read
 PIP := -m pip install --quiet --disable-pip-version-check
-# cpu or cuda: PyTorch's own index has builds for Linux without the 3 GB of CUDA libraries. A mirror in PIP_INDEX_URL comes first.
-TORCH ?= $(if $(shell command -v nvidia-smi)$(PIP_INDEX_URL)$(filter-out Linux,$(shell uname)),cuda,cpu)
+# TORCH=cpu takes PyTorch's own builds for Linux without 3 GB of CUDA libraries. Not the default: only the lock's are tried by our tests.
+TORCH ?= cuda
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: study read test test-faults audit lab lock clean
@@ -58,7 +58,7 @@ $(BIN)/.ready: requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing requirements.lock into $(VENV), PyTorch for $(TORCH): some minutes, once"
 	@cp requirements.lock $(VENV)/requirements.lock
 	@if [ $(TORCH) = cpu ]; then \
-	    if $(BIN)/python $(PIP) --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) $(call pinned,torch) $(call pinned,torchvision); then \
+	    if $(BIN)/python $(PIP) --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) $(call pinned,torch)+cpu $(call pinned,torchvision)+cpu; then \
 	        awk '/^[a-z]/ { drop = /^(nvidia-[^m]|cuda-|triton)/ } !drop' requirements.lock > $(VENV)/requirements.lock; \
 	    else echo "$(TORCH_INDEX) has no PyTorch for us (see above): taking the one of the lock, with CUDA, 4 GB more"; fi; fi
 	@$(BIN)/python $(PIP) --no-deps --require-hashes -r $(VENV)/requirements.lock
