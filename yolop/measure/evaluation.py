@@ -9,7 +9,6 @@ detections per image, as the original's val.py.
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from ultralytics.utils.ops import xywh2xyxy
 from yolop.data import Dataset
 from yolop.data.images import Kept, image_size, load_image, placement
 from yolop.data.load import dataset_of
-from yolop.measure.inference import hastened
 from yolop.network import yolov5
 from yolop.network.weights import model_of
 from yolop.progress import progress
@@ -31,7 +29,6 @@ from yolop.store import Record
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MAX_DET = 300  # detections per image
-TOGETHER = 8  # images that a worker gives the model at once
 WEIGHTS = 4_000_000  # numbers of 8 bytes, detections x bootstrap samples, that are worked on at once
 Array = np.ndarray
 
@@ -159,7 +156,15 @@ def evaluate(model: nn.Module, validation: Validation, resamples: int = 0) -> di
     Raises:
         ValueError: predictions that are not finite; such a model belongs in no table.
     """
-    parts = _matched(model, validation)
+    parts = [None] * len(validation)
+    for indices in validation.batches:
+        detections = detect(model, torch.stack([validation.images[i] for i in indices]), 0.001, 0.6, multi_label=True)
+        for i, boxes in zip(indices, detections, strict=True):
+            boxes = boxes.cpu().clone()  # detections are inference tensors, which torch lets nobody change
+            x1, y1, x2, y2 = validation.borders[i]
+            boxes[:, [0, 2]] = boxes[:, [0, 2]].clamp(x1, x2)
+            boxes[:, [1, 3]] = boxes[:, [1, 3]].clamp(y1, y2)
+            parts[i] = (match(boxes, validation.targets[i]), boxes[:, 4].numpy(), boxes[:, 5].numpy())
     truth = np.concatenate([t[:, 0] for t in validation.targets])
     hits, confidences, classes = (np.concatenate(column) for column in zip(*parts, strict=True))
     scores = summarise(hits, confidences, classes, truth, validation.names)
@@ -176,36 +181,6 @@ def evaluate(model: nn.Module, validation: Validation, resamples: int = 0) -> di
         if (groups := len(set(validation.groups))) < len(parts):
             scores["groups"] = groups
     return scores
-
-
-def _matched(model: nn.Module, validation: Validation) -> list[tuple[Array, Array, Array]]:
-    """Hits, confidences and classes of each image's detections.
-
-    Where the model allows, as many workers as PyTorch has threads, each with one thread and few images at a time, whose maps
-    stay in the caches: that takes less time than all threads at one convolution, and they suppress and match side by side, too.
-    """
-    quick, count, parts = hastened(model), torch.get_num_threads(), [None] * len(validation)
-
-    def work(indices: list[int]) -> None:
-        images = torch.stack([validation.images[i] for i in indices])
-        detections = detect(quick or model, images, 0.001, 0.6, multi_label=True)
-        for i, boxes in zip(indices, detections, strict=True):
-            boxes = boxes.cpu().clone()  # detections are inference tensors, which torch lets nobody change
-            x1, y1, x2, y2 = validation.borders[i]
-            boxes[:, [0, 2]] = boxes[:, [0, 2]].clamp(x1, x2)
-            boxes[:, [1, 3]] = boxes[:, [1, 3]].clamp(y1, y2)
-            parts[i] = (match(boxes, validation.targets[i]), boxes[:, 4].numpy(), boxes[:, 5].numpy())
-
-    if not quick:
-        list(map(work, validation.batches))
-        return parts
-    few = [batch[i : i + TOGETHER] for batch in validation.batches for i in range(0, len(batch), TOGETHER)]
-    try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(work, few))
-    finally:
-        torch.set_num_threads(count)  # of threads that start later, too
-    return parts
 
 
 def resampled_images(groups: np.ndarray, labelled: np.ndarray, resamples: int) -> np.ndarray:
