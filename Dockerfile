@@ -9,7 +9,7 @@ ENV HOME=/home/${NB_USER} USER=${NB_USER} NB_UID=${NB_UID} PYTHONDONTWRITEBYTECO
 RUN useradd --create-home --uid ${NB_UID} ${NB_USER}
 WORKDIR ${HOME}/yolop
 COPY ${LOCK} requirements.txt
-RUN pip install --no-cache-dir --require-hashes -r requirements.txt && rm requirements.txt
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.txt && rm requirements.txt
 COPY --chown=${NB_UID} . .
 ENV PYTHONPATH=${HOME}/yolop
 USER ${NB_USER}

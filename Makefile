@@ -80,7 +80,7 @@ $(READ)/.ready: requirements-read.lock | $(READ)/bin/python
 	echo '  uv:     uv python install 3.11 && make $(MAKECMDGOALS) PYTHON="$$(uv python find 3.11)"' >&2; \
 	echo '  conda:  conda create -n python3.11 python=3.11 && make $(MAKECMDGOALS) PYTHON="$$(conda run -n python3.11 which python)"' >&2; \
 	echo '  pyenv:  pyenv install 3.11 && make $(MAKECMDGOALS) PYTHON="$$(pyenv prefix 3.11)/bin/python"' >&2; \
-	echo 'or, without make, everything at once: conda env create && conda run -n yolop pip install --no-deps -e .' >&2; \
+	echo 'or, without make: the three lines at the top of environment.yml' >&2; \
 	exit 1
 
 # $(call pinned,name): name==version, as the lock has it.

@@ -1,8 +1,7 @@
 """`run --jobs N`: the nodes of a study side by side in worker processes, each with its share of the threads.
 
-On two cores two trainings with one thread each are done earlier than one after the other with two; docs/cluster.md has the
-measurement. A training rounds differently with other numbers of threads, so its record names the number (`threads`). With one
-worker a core, the default, it is 1 on every machine.
+A training rounds differently with other numbers of threads, so its record names the number (`threads`). With one worker a
+core, the default, it is 1 on every machine. `benchmarks/engine_scale.py trainings` measures what that gains.
 """
 
 from __future__ import annotations
