@@ -26,7 +26,7 @@ def test_letterbox_geometry_is_ultralytics(tmp_path):
 def test_letterbox_shrinks_as_an_area_filter_does(tmp_path):
     import cv2
 
-    photograph = digits._photograph("skimage/data/astronaut.png")
+    photograph = digits.photograph("skimage/data/astronaut.png")
     photograph.save(tmp_path / "image.png")
     ours, _ = load_image(tmp_path / "image.png", 192)
     np.testing.assert_array_equal(ours, cv2.resize(np.asarray(photograph), (192, 192), interpolation=cv2.INTER_AREA))
@@ -40,6 +40,9 @@ def test_an_image_is_loaded_upright_in_rgb(tmp_path):
     pixels, (ratio, pad_x, pad_y) = load_image(tmp_path / "image.jpg", 40)
     assert (ratio, pad_x, pad_y) == (1.0, 0, 10)
     assert (pixels[:10] == 114).all() and np.abs(pixels[20, 20].astype(int) - [200, 0, 0]).max() < 6
+    (tmp_path / "image.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DatasetError, match=r"image\.jpg: a pointer of Git LFS: git lfs pull"):
+        load_image(tmp_path / "image.jpg", 40)
     (tmp_path / "image.jpg").write_bytes(b"no")
     with pytest.raises(DatasetError, match=r"image\.jpg: not a whole image"):
         load_image(tmp_path / "image.jpg", 40)

@@ -15,6 +15,7 @@ from typing import TypeVar
 from filelock import FileLock
 
 Result = TypeVar("Result")
+LFS_POINTER = b"version https://git-lfs"  # how a file begins that `git lfs pull` was not called for
 MARKER = "made.json"  # in every folder that `made_once` made: one without it is somebody else's
 
 

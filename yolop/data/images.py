@@ -13,6 +13,7 @@ import psutil
 from PIL import ExifTags, Image, ImageOps
 
 from yolop.data import DatasetError
+from yolop.files import LFS_POINTER
 from yolop.specs import printable
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # never those that Pillow hands to another program
@@ -47,7 +48,10 @@ def decode(path: Path) -> Image.Image:
     except Exception as error:  # decoders raise nearly anything on damaged files
         if isinstance(error, ImportError):  # ultralytics makes Image.open look for a HEIF package that is not here
             error = error.__context__ or error
-        raise DatasetError(f"not a whole image ({error}); replace it, or remove it and its label") from error
+        with path.open("rb") as file:
+            pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+        what = f"not a whole image ({error}); replace it, or remove it and its label"
+        raise DatasetError("a pointer of Git LFS: git lfs pull" if pointer else what) from error
 
 
 def read_image(path: Path) -> np.ndarray:

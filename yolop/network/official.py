@@ -1,24 +1,27 @@
 """Weights of the original YOLOv5, read without executing their pickle: PyTorch's `weights_only` reader, and bounds of ours.
 
 The file is bounded before PyTorch opens it, and may name nothing but tensors, plain containers and the original's classes.
+What it says about its network comes with the tensors, so that nothing else is ever built from them.
 """
 
 from __future__ import annotations
 
 import collections
 import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from yolop.files import LFS_POINTER
 from yolop.network.head import STRIDES
 from yolop.shapes import BACKBONE, NECK
 from yolop.specs import printable
 
 SHELLS = (  # classes of the original code, and of settings and counts beside it, which nothing here needs: read as empty shells
-    *("models.", "utils.", "torch.nn.modules.", "torch.nn.parallel.", "pathlib."),
+    *("models.", "utils.", "torch.nn.modules.", "torch.nn.parallel.", "torch.nn.utils.prune.", "pathlib."),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     *("numpy.ndarray", "numpy.dtype"),
 )
@@ -26,14 +29,19 @@ LAYERS = [module.removeprefix("nn.") for _, _, module, _ in (*BACKBONE, *NECK)] 
 LIMIT_MB = 1000  # of a file, of what it unpacks to, and of its tensors; the largest of the original has 170
 PICKLE_MB = 5  # those of the original have less than 1
 MODULES = 20_000  # visited in one file; the largest of the original has about 1,000
-NAME = 200  # characters of a tensor's name
+NAME = 200  # characters of a tensor's name, or of a class's
+FIRST = "model.0.conv.weight"  # in every network that we build, whatever it is wrapped in
+STATED = (  # what a layer without weights of its own, or beside them, is told; a file may say it otherwise than we do
+    *("stride", "padding", "dilation", "groups", "kernel_size", "ceil_mode", "scale_factor", "mode"),
+    *("eps", "add", "d", "f", "nc", "na"),
+)
 
 
 class CheckpointError(ValueError):
     """A weights file that is damaged, foreign or would execute code; the message names what was found."""
 
 
-class _Shell:
+class Shell:
     """Stands for any class of the original code, whose name it knows: takes a state and does nothing."""
 
     kind = ""
@@ -45,27 +53,44 @@ class _Shell:
         self.__dict__.update(state if isinstance(state, dict) else {})
 
 
-def read_official(path: Path | str, state_dict: bool = False) -> dict[str, torch.Tensor]:
-    """Tensors of an original YOLOv5 release file (.pt, v6.0 to v7.0) by name, float32, without executing its pickle.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds: tensors by name, float32, anchors in px, and what it says about its network.
 
-    The EMA weights are preferred, as in the original. Anchors are in pixels. Raises CheckpointError for files that name
-    anything but tensors, plain containers and the original's classes, which become empty shells; for damaged files,
-    compressed ones and none of torch.save's; for more than LIMIT_MB of file or tensors; and, by its name, for a network
-    that we do not build.
+    `names` of the classes and `imgsz` of the training are empty and 0 where it does not say them; `modules` are the shells of
+    its layers by name, none of a state dict; `notes` says how it was read.
+    """
 
-    `state_dict`: the file holds tensors alone, and you know that they are of an anchor-based YOLOv5 v6 with SiLU.
+    tensors: dict[str, torch.Tensor]
+    names: tuple[str, ...] = ()
+    imgsz: int = 0
+    modules: dict[str, Shell] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_official(path: Path | str) -> dict[str, torch.Tensor]:
+    """The tensors of `read_checkpoint`."""
+    return read_checkpoint(path).tensors
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """A file of the original YOLOv5 (.pt, v6.0 to v7.0), or a state dict of one, without executing its pickle.
+
+    The EMA weights are preferred, as in the original. Prefixes of what wrapped the network (`module.`) are taken off, masks
+    of pruning are multiplied in. Raises CheckpointError for files that name anything but tensors, plain containers and the
+    original's classes, which become empty shells; for damaged files, compressed ones and none of torch.save's; for more than
+    LIMIT_MB of file or tensors; and, by its name, for a network that we do not build.
     """
     path = Path(path)
     try:
-        tensors = _read(path, state_dict)
+        return _read(path)
     except CheckpointError:
         raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}: give the path of a .pt file") from None
     except Exception as error:  # a hostile pickle can fail in any way
         text = f"{path.name} is not a YOLOv5 checkpoint: {type(error).__name__}: {printable(error, NAME)}"
         raise CheckpointError(text) from None
-    for name in [name for name in tensors if name.endswith(".anchors")]:  # the original keeps them in grid cells
-        tensors[name] = tensors[name] * torch.tensor(STRIDES, dtype=torch.float32).view(3, 1, 1)
-    return tensors
 
 
 def load_official(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
@@ -89,45 +114,75 @@ def require_sound(tensors: dict[str, torch.Tensor], own: dict[str, torch.Tensor]
             raise ValueError(f"{name} is not finite")
 
 
-def _read(path: Path, state_dict: bool) -> dict[str, torch.Tensor]:
-    _require_bounded(path)
+def require_same(checkpoint: Checkpoint, model: nn.Module, name: str) -> None:
+    """CheckpointError where a file says of a layer anything else than our network does: its class, a stride, a shortcut."""
+    for where, module in model.named_modules():
+        shell = checkpoint.modules.get(where)
+        if shell is None or not where:
+            continue
+        kind = printable(shell.kind.split(".")[-1], NAME)
+        if kind != type(module).__name__:
+            raise CheckpointError(f"{name} is another network: {where} is {kind}, ours is {type(module).__name__}")
+        for key in STATED:
+            theirs, ours = getattr(shell, key, None), getattr(module, key, None)
+            if None not in (theirs, ours) and _plain(theirs) != _plain(ours):
+                said = f"{key} {printable(_plain(theirs), NAME)}, ours has {_plain(ours)}"
+                raise CheckpointError(f"{name} is another network: {where} ({kind}) has {said}")
+
+
+def contents(path: Path | str) -> list[tuple[dict[str, torch.Tensor], dict[str, Shell], dict]]:
+    """Of each network in a file, the EMA first: its raw tensors by name, its shells, and what stands beside it in the file."""
     names = get_unsafe_globals_in_checkpoint(path)
     for name in names:
         if name.startswith("ultralytics."):
-            text = "holds a network of the ultralytics package (YOLOv5u, YOLOv8 and later), not of the original YOLOv5"
-            raise CheckpointError(f"{path.name} {text}: it is not read")
+            text = "it holds a network of the ultralytics package (YOLOv5u, YOLOv8 and later), not of the original YOLOv5"
+            raise CheckpointError(f"{text}: it is not read")
         if not name.startswith(SHELLS):
             asked = printable(name, NAME)
             raise CheckpointError(f"the file asks for {asked}: only tensors and plain containers are read")
-    with safe_globals([(type("_Shell", (_Shell,), {"kind": name}), name) for name in names]):
+    with safe_globals([(type("Shell", (Shell,), {"kind": name}), name) for name in names]):
         content = torch.load(path, map_location="cpu", weights_only=True)
-    network = (content.get("ema") or content.get("model", content)) if isinstance(content, dict) else content
-    if isinstance(network, dict) and network and all(isinstance(value, torch.Tensor) for value in network.values()):
-        if not state_dict:
-            text = "is a state dict, which does not say what network it is of; if of an anchor-based YOLOv5 v6 with SiLU:"
-            raise CheckpointError(f"{path.name} {text} read_official(path, state_dict=True)")
-        tensors = {name.removeprefix("module."): value for name, value in network.items()}
-    elif isinstance(network, _Shell):
-        parallel = network.kind.endswith(("DataParallel", "DistributedDataParallel"))
-        network = network._modules["module"] if parallel else network
-        tensors, kinds = _tensors_of(network)
-        if wrong := _not_ours(network, kinds, tensors):
-            text = "this project builds the anchor-based YOLOv5 v6.0 to v7.0 with SiLU alone"
-            raise CheckpointError(f"{path.name} is {wrong}: {text}")
-    else:
-        raise CheckpointError(f"{path.name} is not a YOLOv5 checkpoint: it holds a {type(network).__name__}")
-    if sum(tensor.numel() for tensor in tensors.values()) > LIMIT_MB * 1e6 / 4:  # one value may stand for many
+    beside = content if isinstance(content, dict) else {}
+    networks = [beside[key] for key in ("ema", "model") if beside.get(key)] or [content]
+    return [(*_tensors_of(network), beside) for network in networks]
+
+
+def _read(path: Path) -> Checkpoint:
+    _require_bounded(path)
+    try:
+        raw, shells, beside = contents(path)[0]
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error}") from None
+    if not raw:
+        raise CheckpointError(f"{path.name} is not a YOLOv5 checkpoint: it holds no network and no tensors")
+    if wrong := _not_ours(shells):
+        text = "this project builds the anchor-based YOLOv5 v6.0 to v7.0 with SiLU alone"
+        raise CheckpointError(f"{path.name} is {wrong}: {text}")
+    if sum(tensor.numel() for tensor in raw.values()) > LIMIT_MB * 1e6 / 4:  # one value may stand for many
         raise CheckpointError(f"{path.name} has tensors of more than {LIMIT_MB} MB")
-    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in raw.items()}
+    notes = [] if shells else ["a state dict does not say its activation and strides: taken for a YOLOv5 v6 with SiLU"]
+    masked = [name.removesuffix("_mask") for name in tensors if name.endswith("_mask")]
+    for name in masked:  # as torch.nn.utils.prune.remove would
+        tensors[name] = tensors.pop(f"{name}_orig") * tensors.pop(f"{name}_mask")
+    notes += [f"{len(masked)} masks of pruning were made zeros"] if masked else []
+    for name in [name for name in tensors if name.endswith(".anchors")]:  # the original keeps them in grid cells
+        tensors[name] = tensors[name] * torch.tensor(STRIDES, dtype=torch.float32).view(3, 1, 1)
     require_sound(tensors, {})
-    return tensors
+    imgsz = beside["opt"].get("imgsz") if isinstance(beside.get("opt"), dict) else 0
+    imgsz = imgsz if isinstance(imgsz, int) and 32 <= imgsz <= 1280 and imgsz % 32 == 0 else 0
+    return Checkpoint(tensors, _names(shells), imgsz, shells, tuple(notes))
 
 
 def _require_bounded(path: Path) -> None:
     """CheckpointError for a file that is none of torch.save's, damaged, or larger than any of YOLOv5."""
     with path.open("rb") as file:
-        if file.read(4) != b"PK\3\4":
-            raise CheckpointError(f"{path.name} is no zip archive, which torch.save writes since PyTorch 1.6")
+        head = file.read(len(LFS_POINTER))
+    if head == LFS_POINTER:
+        raise CheckpointError(f"{path.name} is a pointer of Git LFS, not the file that it stands for: git lfs pull")
+    if head[:4] != b"PK\3\4":
+        way_out = "load it with the code that wrote it and save it again"
+        raise CheckpointError(f"{path.name} is no zip archive, which torch.save writes since PyTorch 1.6: {way_out}")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         unpacked = sum(member.file_size for member in members)
@@ -142,41 +197,73 @@ def _require_bounded(path: Path) -> None:
             raise CheckpointError(f"{path.name} is damaged: {printable(damaged, NAME)} is not what was written")
 
 
-def _not_ours(network: _Shell, kinds: set[str], tensors: dict[str, torch.Tensor]) -> str:
-    """What a network is that we do not build, in words; "" for one that we do, or that is no sequence of layers."""
-    masked = next((name for name in tensors if name.endswith("_mask")), "")
-    if masked:
-        return f"pruned with masks that are still on ({printable(masked, NAME)}); torch.nn.utils.prune.remove makes them zeros"
-    layers = [layer.kind.split(".")[-1] for layer in getattr(network._modules.get("model"), "_modules", {}).values()]
+def _not_ours(shells: dict[str, Shell]) -> str:
+    """What a network is that we do not build, in words; "" for one that we do, and for a state dict, which says nothing."""
+    numbers = [name.removeprefix("model.") for name in shells if name.startswith("model.")]
+    layers = [shells[f"model.{i}"].kind.split(".")[-1] for i in sorted(map(int, filter(str.isdecimal, numbers)))]
+    kinds = {shell.kind for shell in shells.values()}
     activations = {kind.split(".")[-1] for kind in kinds if ".activation" in kind} - {"SiLU", "Sigmoid", "Identity"}
     if not layers:
         return ""
     if layers[0] == "Focus":
         return "a YOLOv5 of before v6.0, whose first layer is Focus"
-    outputs = getattr(network._modules["model"]._modules[str(len(layers) - 1)], "nl", 3)
+    detect = shells[f"model.{len(layers) - 1}"]
+    outputs, anchors, strides = (getattr(detect, key, ours) for key, ours in (("nl", 3), ("na", 3), ("stride", STRIDES)))
     if layers[-1] == "Detect" and outputs != 3:
-        return f"a network with {outputs} outputs (P6 or P2)"
+        return f"a network with {printable(outputs, NAME)} outputs (P6 or P2)"
+    if layers[-1] == "Detect" and anchors != 3:
+        return f"a network with {printable(anchors, NAME)} anchors at each output"
     if layers != LAYERS:
         return f"another network ({len(layers)} layers, the last {printable(layers[-1], NAME)})"
-    if activations:
-        return f"a YOLOv5 with {', '.join(sorted(activations))} in place of SiLU"
-    return "fused (its batch norm is folded away)" if "model.0.bn.weight" not in tensors else ""
+    if _plain(strides) != STRIDES:
+        return f"a network with strides {printable(_plain(strides), NAME)}"
+    return f"a YOLOv5 with {', '.join(sorted(activations))} in place of SiLU" if activations else ""
 
 
-def _tensors_of(root) -> tuple[dict[str, torch.Tensor], set[str]]:
-    """Name -> tensor of a shell and the shells inside it, and what these stand for; CheckpointError for more than any has."""
-    found, kinds, waiting = {}, set(), collections.deque([("", root)])
+def _names(shells: dict[str, Shell]) -> tuple[str, ...]:
+    """Names of the classes as the network says them, as text that can be shown; empty if it does not."""
+    names = getattr(shells.get(""), "names", ())
+    names = list(names.values()) if isinstance(names, dict) else names
+    return tuple(printable(name, 100) for name in names) if isinstance(names, (list, tuple)) else ()
+
+
+def _plain(value):
+    """A stated value as numbers, text and tuples; an int for a pair of the same."""
+    value = value.tolist() if isinstance(value, torch.Tensor) and value.numel() < NAME else value
+    if not isinstance(value, (list, tuple)):
+        return value
+    return value[0] if len(value) == 2 and value[0] == value[1] else tuple(value)
+
+
+def _tensors_of(root) -> tuple[dict[str, torch.Tensor], dict[str, Shell]]:
+    """Tensors and shells of a network by name, or of a state dict; CheckpointError for more than any network has.
+
+    The names are those inside the YOLOv5, whatever wraps it.
+    """
+    tensors, shells, waiting = {}, {}, collections.deque([("", root)])
     for _ in range(MODULES):
         if not waiting:
-            return found, kinds
-        prefix, shell = waiting.popleft()
-        kinds.add(getattr(shell, "kind", ""))
-        names = {n: v for part in ("_parameters", "_buffers", "_modules") for n, v in getattr(shell, part, {}).items()}
-        if len(found) + len(waiting) + len(names) > MODULES or len(prefix) + max(map(len, names), default=0) > NAME:
+            break
+        prefix, inner = waiting.popleft()
+        if isinstance(inner, dict):
+            names = {name: value for name, value in inner.items() if isinstance(value, torch.Tensor)}
+        else:
+            shells[prefix.removesuffix(".")] = inner
+            parts = [getattr(inner, part, {}) for part in ("_parameters", "_buffers", "_modules")]
+            names = {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
+        if len(tensors) + len(waiting) + len(names) > MODULES or len(prefix) + max(map(len, names), default=0) > NAME:
+            waiting.append(("", None))
             break
         for name, value in names.items():
             if isinstance(value, torch.Tensor):
-                found[prefix + name] = value.detach()
-            else:
+                tensors[prefix + name] = value.detach()
+            elif isinstance(value, Shell):
                 waiting.append((f"{prefix}{name}.", value))
-    raise CheckpointError(f"more than {MODULES:,} modules, or names of more than {NAME} characters: no YOLOv5")
+    if waiting:
+        raise CheckpointError(f"more than {MODULES:,} modules, or names of more than {NAME} characters: no YOLOv5")
+    wrapped = next((name.split(FIRST)[0] for name in tensors if FIRST in name), "")
+    inside = {name: shell for name, shell in shells.items() if f"{name}.".startswith(wrapped)}
+    return (
+        {name.removeprefix(wrapped): tensor for name, tensor in tensors.items()},
+        {f"{name}.".removeprefix(wrapped).removesuffix("."): shell for name, shell in inside.items()},
+    )
