@@ -98,6 +98,17 @@ def test_what_it_cannot_work_with_is_refused_before_anything_is_compiled(change,
         engine.sparsify(model, **{"imgsz": 64} | options)
 
 
+def test_a_head_of_other_code_runs_in_pytorch_and_gives_its_own_output():
+    torch.manual_seed(0)
+    model, image = yolov5.fused(yolov5.build(ModelSpec(0.16, 0.2, "anchor-free"), 3)), torch.rand(1, 3, 64, 64)
+    fast = engine.sparsify(model, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(image)[0], model(image)[0], rtol=0, atol=1e-3)
+    assert fast.notes == ["the head, ultralytics.nn.modules.head.Detect, by PyTorch"]
+    with pytest.raises(SpecError, match="the engine cannot run the head.*strict=False"):
+        engine.sparsify(model, 64, strict=True)
+
+
 def test_unfused_models_and_other_images_are_refused():
     with pytest.raises(SpecError, match="batch norm.*yolov5.fused"):
         engine.sparsify(yolov5.build(MODELS["n"], 3).eval(), 64)

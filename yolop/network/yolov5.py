@@ -36,7 +36,7 @@ class YOLOv5(BaseModel):
     def __init__(self, spec: ModelSpec, nc: int, anchors=ANCHORS):
         super().__init__()
         self.spec, self.nc = spec, nc
-        self.yaml = _yaml(spec, nc)
+        self.yaml = configuration(spec, nc)
         layers, _ = parse_model(copy.deepcopy(self.yaml), ch=3, verbose=False)
         detect = Detect(nc, anchors, tuple(layers[i].cv3.conv.out_channels for i in OUTPUTS))
         detect.i, detect.f, detect.type = len(layers), list(OUTPUTS), "Detect"
@@ -64,12 +64,14 @@ class YOLOv5(BaseModel):
 class Wired(nn.Module):
     """The layers of a YOLOv5 called one after the other, with Detect as far as its convolutions: what a runtime runs.
 
-    Output: three maps (B, 3 * (5 + nc), ny, nx), which `Detect.raw` and `Detect.decode` turn into predictions.
+    Output: three maps (B, 3 * (5 + nc), ny, nx), which `Detect.raw` and `Detect.decode` turn into predictions. Before a Detect of
+    other code (the original's, ultralytics' anchor-free one) it ends with what that reads; `head` is that layer, else None.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.layers = model.model
+        self.layers, last = model.model, model.model[-1]
+        self.head = None if hasattr(last, "decode") or type(last).__name__ != "Detect" else last
 
     def forward(self, x):
         """The three maps of a batch (B, 3, H, W)."""
@@ -78,6 +80,8 @@ class Wired(nn.Module):
             inputs = [x if i == -1 else outputs[i] for i in _sources(layer)]
             if hasattr(layer, "decode"):
                 return [conv(feature) for conv, feature in zip(layer.m, inputs, strict=True)]
+            if layer is self.head:
+                return inputs
             x = layer(inputs if isinstance(layer.f, list) else inputs[0])
             outputs.append(x)
         return x
@@ -87,7 +91,7 @@ def build(spec: ModelSpec, nc: int, anchors=ANCHORS) -> nn.Module:
     """A model with random weights from torch's current seed: the anchor-based v6, or ultralytics' anchor-free YOLOv5u."""
     if spec.head == "anchor":
         return YOLOv5(spec, nc, anchors)
-    config = _yaml(spec, nc)
+    config = configuration(spec, nc)
     config["head"].append([list(OUTPUTS), 1, "Detect", [nc]])
     return DetectionModel(config, nc=nc, verbose=False)
 
@@ -105,7 +109,9 @@ def fused(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).eval().float().fuse(verbose=False)
 
 
-def _yaml(spec: ModelSpec, nc: int) -> dict:
+def configuration(spec: ModelSpec, nc: int) -> dict:
+    """What the original's YAML file of a network says, but for its anchors and head."""
+
     def plain(rows):
         return [[list(f) if isinstance(f, tuple) else f, n, module, list(args)] for f, n, module, args in rows]
 

@@ -36,7 +36,8 @@ def sparsify(model: nn.Module, imgsz: int, threads: int | None = None, strict: b
 
     Args:
         model: fused (no batch norm), float32, on the CPU, in evaluation mode, as of `yolov5.fused`. A YOLOv5-style model
-            (its `model` a sequence of layers with `f`, what they read), or any module from map to map that torch.fx traces.
+            (its `model` a sequence of layers with `f`, what they read; a Detect of other code is run by PyTorch), or any module
+            from map to map that torch.fx traces.
         imgsz: pixels, a multiple of 32.
         threads: of the engine itself, at most one per core; default: torch's current number. None of Numba's threading
             layers is needed.
@@ -80,6 +81,9 @@ class SparseNetwork:
         wired = Wired(model) if all(hasattr(layer, "f") for layer in getattr(model, "model", [None])) else model
         last = wired.layers[-1] if isinstance(wired, Wired) else None
         self.detect = last if hasattr(last, "decode") else None
+        self.head = wired.head if isinstance(wired, Wired) else None
+        if self.head is not None:
+            self.notes.append(f"the head, {type(self.head).__module__}.Detect, by PyTorch")
         try:
             self.traced = fx.GraphModule(wired, fx.Tracer().trace(wired))
             with torch.no_grad():
@@ -194,6 +198,8 @@ class SparseNetwork:
         if self.detect is not None:
             return torch.from_numpy(decode_arrays(self.detect, [x[0].numpy() for x in results]))
         results = [x.clone(memory_format=torch.contiguous_format) for x in results]
+        if self.head is not None:
+            return self.head(results)
         return results if self.many else results[0]
 
     def _view(self, m: Map) -> torch.Tensor:
