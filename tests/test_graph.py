@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import HERE
+from support import HERE, yolo_set
 
 from yolop.data.downloads import read_manifest
 from yolop.paper import audit
 from yolop.report.opened import OpenStudy
 from yolop.settings import STUDIES, named_study
-from yolop.specs import MODELS, canonical
+from yolop.specs import MODELS, SpecError, canonical
 from yolop.store import Record, Store
 from yolop.study import beyond, graph, plan
 from yolop.study.names import NAMES, RUNTIME_NAMES
@@ -137,6 +137,24 @@ def test_a_small_study_differs_in_size_alone():
     kinds = [[node.spec.kind for part in plan.by_notebook(g).values() for node in part] for g in (opened, large)]
     assert sorted(set(kinds[0])) == sorted(set(kinds[1]))
     assert opened.latency("models").spec.rounds == large.latency("models").spec.rounds == study.timing_rounds
+
+
+def test_an_own_set_for_pretraining_is_trained_on_with_its_classes_and_moves_nothing_else(tmp_path):
+    mine = yolo_set(tmp_path / "mine") / "data.yaml"
+    plain, own = (OpenStudy(named_study("smoke", corpus=path), Store("committed")) for path in ("", str(mine)))
+    assert own.sources[1].spec.path == str(mine) and own.settings.corpus_digest == own.sources[1].spec.digest
+    facts = {"names": ["a"], "digest": "0", "splits": SPLITS}
+    graphs = [graph.Graph(s.settings, s.sources[0], facts, s.sources[1], facts | {"names": ["x", "y"], "digest": name})
+              for s, name in ((plain, "1"), (own, "2"))]  # fmt: skip
+    specs = [g.training("p-corpus", 0).spec for g in graphs]
+    assert specs[1].nc == 2 and specs[1].data == "2" and vars(specs[1]).items() >= graph.PHOTOGRAPHS.items()
+    assert not vars(specs[0]).items() >= graph.PHOTOGRAPHS.items()
+    assert graphs[1].training("p-corpus", 0).parents[0][1] is own.sources[1]
+    same = [{g.training(label, 0).id for label in ("s", "n", "p", "p-from-n")} for g in graphs]
+    assert same[0] == same[1] and graphs[0].training("p-best", 0).id != graphs[1].training("p-best", 0).id
+    assert {"n-other", "p-other"} <= set(graph.trainings_of(named_study("coco128", corpus="raccoon")))
+    with pytest.raises(SpecError, match="corpus = .* another set than the data set itself"):
+        OpenStudy(named_study("smoke", corpus=str(mine), dataset=str(mine)), Store("committed"))
 
 
 SPLITS = {split: {"images": 24} for split in ("train", "val", "test")}

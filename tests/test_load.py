@@ -11,7 +11,7 @@ from yolop.data import DatasetError, load, public
 from yolop.data.folder import read
 from yolop.data.load import compute, dataset_of, summary
 from yolop.files import StoreError
-from yolop.specs import DigitsSpec, FolderSpec, run_id
+from yolop.specs import DigitsSpec, FolderSpec, SpecError, run_id
 from yolop.store import Record
 
 
@@ -49,6 +49,19 @@ def test_a_name_without_a_path_is_a_public_set(tmp_path, monkeypatch):
     )
     compute(FolderSpec("bccd", public.digest("bccd")), {}, tmp_path)
     assert asked == [("bccd", tmp_path / "dataset")]
+
+
+def test_a_set_for_pretraining_holds_no_picture_that_is_tested_on(tmp_path):
+    data, corpus = (yolo_set(tmp_path / name) / "data.yaml" for name in ("data", "corpus"))
+    with pytest.raises(SpecError, match="corpus = .*corpus/data.yaml, with 1 of the 1 images of val"):
+        load.require_unseen(corpus, data)
+    for i, path in enumerate(sorted((tmp_path / "corpus/images").rglob("*.png"))):
+        Image.new("RGB", (30, 20 + i)).save(path)
+    load.require_unseen(corpus, data)
+    (tmp_path / "data/images/test/0.png").replace(tmp_path / "corpus/images/train/0.png")
+    Image.open(tmp_path / "corpus/images/train/0.png").save(tmp_path / "data/images/test/0.png")
+    with pytest.raises(SpecError, match="1 of the 1 images of test"):
+        load.require_unseen(corpus, data)
 
 
 def test_summary_counts_what_is_there(tmp_path):

@@ -15,11 +15,12 @@ from yolop.specs import SpecError
 
 @pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
 def test_studies_survive_json_and_text(study):
-    values = {k: v for k, v in json.loads(json.dumps(asdict(study))).items() if k not in ("name", "digest")}
+    values = {k: v for k, v in json.loads(json.dumps(asdict(study))).items() if k not in ("name", "digest", "corpus_digest")}
     assert study.changed(**values) == study
     texts = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in values.items()}
     assert study.changed(**texts) == study
     assert study.changed(**parse(" ".join(f"{k}={v}" for k, v in texts.items()))) == study
+    assert named_study("digits", seeds="[0, 1]", models='(n,p)').seeds == (0, 1)  # as papermill hands lists over
     assert study.changed(**dict.fromkeys(values)) == study  # None leaves a field as it is
 
 
@@ -33,6 +34,15 @@ def test_a_changed_study_has_a_report_of_its_own():
 def test_a_moved_data_set_is_the_same_study():
     here, there = (replace(named_study("digits", dataset=path), digest="1" * 64) for path in ("/a/data.yaml", "b/data.yaml"))
     assert here.report == there.report != replace(here, digest="2" * 64).report
+
+
+def test_a_set_for_pretraining_makes_another_study_by_its_content():
+    here, there = (replace(named_study("digits", corpus=path), corpus_digest="1" * 64) for path in ("~/a.yaml", "b/data.yaml"))
+    assert here.report == there.report != "digits" and here.report != replace(here, corpus_digest="2" * 64).report
+    assert named_study("digits", corpus="").report == "digits" and named_study("smoke", corpus="raccoon", imgsz=64).imgsz == 64
+    for value in ("digits", "mine", "data.txt"):
+        with pytest.raises(SpecError, match="corpus = .* use the path of a data.yaml"):
+            named_study("digits", corpus=value)
 
 
 def test_settings_are_read_as_a_shell_reads_them():

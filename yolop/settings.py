@@ -12,6 +12,7 @@ from yolop.specs import GRID, MODELS, ModelSpec, canonical, require, require_kno
 
 DATASETS = ("digits", "bccd", "raccoon", "coco128")  # by name; any other by the path of its data.yaml
 PRETRAININGS = ("corpus", "coco")
+OUTSIDE = ("name", "device", "digest", "corpus", "corpus_digest")  # of what a report's name is made from as it stands
 DEFAULT = "digits"  # the study of notebooks, `open_study` and `make study`
 
 
@@ -26,6 +27,10 @@ def _shares(least: float, below: float) -> Callable[[tuple], bool]:
 
 def _dataset(value: str) -> bool:
     return value in DATASETS or value.endswith((".yaml", ".yml"))
+
+
+def _corpus(value: str) -> bool:
+    return not value or value != "digits" and _dataset(value)
 
 
 def _device(value: str) -> bool:
@@ -56,6 +61,10 @@ class Study:
     batch: int = setting(16, "1 to 256", lambda v: 1 <= v <= 256, "images of a training step")
     pretraining: str = setting("corpus", " or ".join(PRETRAININGS), lambda v: v in PRETRAININGS, "custom pretraining")
     pretrain_epochs: int = setting(6, "1 to 1000", lambda v: 1 <= v <= 1000, "epochs of custom pretraining")
+    corpus: str = setting(
+        "", "the path of a data.yaml, or " + ", ".join(f'"{name}"' for name in DATASETS[1:]), _corpus,
+        "the set to pretrain on, of any classes and sizes; none: generated digits, or with pretraining=coco what the data set has",
+    )  # fmt: skip
     seeds: tuple[int, ...] = setting(
         (0,), "one or more integers from 0", lambda v: len(v) > 0 and min(v) >= 0, "training seeds; results are their means"
     )
@@ -89,6 +98,7 @@ class Study:
     )
     device: str = setting("cpu", '"cpu" or the number of a GPU', _device, "where to train; no part of any identity")
     digest: str = ""  # content of the data set behind a path, where it is known
+    corpus_digest: str = ""  # the same of `corpus`
 
     def __post_init__(self):
         for item in fields(self):
@@ -100,8 +110,8 @@ class Study:
                 value = getattr(self, item.name)
                 require(item.metadata["check"](value), item.name, value, item.metadata["allowed"])
         ModelSpec(*self.p)
-        fits = self.pretraining != "corpus" or self.imgsz >= 96
-        require(fits, "imgsz", self.imgsz, "96 or more with pretraining=corpus, whose digits are up to 56 px high")
+        fits = self.pretraining != "corpus" or self.corpus or self.imgsz >= 96
+        require(fits, "imgsz", self.imgsz, "96 or more with generated digits for pretraining: they are up to 56 px high")
         wrong = bool(self.sparsities or self.channels_removed) and not any(self.sparsities)
         require(not wrong, "sparsities", self.sparsities, "at least one above 0, or none and no channels_removed")
 
@@ -118,10 +128,11 @@ class Study:
         A data set counts by its content: the same files at another path give the same report.
         """
         named = STUDIES.get(self.name)
-        if named and replace(self, device=named.device, digest="") == named:
+        if named and replace(self, device=named.device, digest="", corpus_digest="") == named:
             return self.name
-        content = {name: value for name, value in asdict(self).items() if name not in ("name", "device", "digest")}
+        content = {name: value for name, value in asdict(self).items() if name not in OUTSIDE}
         content["dataset"] = self.digest or self.dataset
+        content |= {"corpus": self.corpus_digest or self.corpus} if self.corpus else {}
         return f"{self.name}-{hashlib.sha256(canonical(content).encode()).hexdigest()[:6]}"
 
     @property
@@ -143,7 +154,7 @@ def setting_names() -> list[str]:
 def _typed(name: str, value: Any, default: Any) -> Any:
     """`value` as the type of the field's default: numbers and text as they are, lists and "a,b" text as tuples."""
     if isinstance(default, tuple):
-        items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+        items = value.strip("[]()").split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
         items = [item.strip() if isinstance(item, str) else item for item in items]
         return tuple(_typed(name, item, default[0]) for item in items if items != [""])
     if isinstance(default, bool):

@@ -19,6 +19,7 @@ class Split:
     """Images and, one for one, their boxes: (n, 5) float32 of class, centre x, y, width, height in 0..1; n may be 0.
 
     `groups`: what each image is made from, where several are made from one photograph and so are not independent.
+    `digests`: SHA-256 of the files of images, where they were read from a folder.
     `material`: hashes of all that the images may be made from, where they are generated.
     """
 
@@ -26,6 +27,7 @@ class Split:
     labels: tuple[np.ndarray, ...]
     groups: tuple[str, ...] = ()
     material: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,7 +80,10 @@ def read(data_yaml: Path, surplus: bool = True) -> Dataset:
     paths.setdefault("test", paths["val"])
     lines = [f"{split}/{place.name(image)} {samples[image].digest}" for split in paths for image in paths[split]]
     digest = hashlib.sha256("\n".join([canonical(names), *sorted(lines)]).encode(errors="surrogateescape")).hexdigest()
-    splits = {split: Split(tuple(images), tuple(samples[i].boxes for i in images)) for split, images in paths.items()}
+    splits = {}
+    for split, images in paths.items():
+        labels, digests = (tuple(getattr(samples[i], part) for i in images) for part in ("boxes", "image_digest"))
+        splits[split] = Split(tuple(images), labels, digests=digests)
     return Dataset(_dataset_name(data_yaml), place.root, tuple(names), splits, digest, tuple(map(printable, warnings)))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from yolop.data import Dataset, DatasetError, digits, public
 from yolop.data.folder import read
 from yolop.data.images import image_size
-from yolop.specs import DigitsSpec, FolderSpec
+from yolop.specs import DigitsSpec, FolderSpec, require
 from yolop.store import Record
 
 
@@ -38,6 +38,15 @@ def dataset_of(record: Record) -> Dataset:
             "or start again, and the data set as it is now is taken for another one"
         )
     return dataset
+
+
+def require_unseen(corpus: Path, data: Path) -> None:
+    """SpecError if a set for pretraining has pictures, by content, that the data set is validated or tested on."""
+    known, tested = {d for split in read(corpus).splits.values() for d in split.digests}, read(data).splits
+    for name in ("val", "test"):
+        digests = tested[name].digests
+        seen = sum(digest in known for digest in digests)
+        require(not seen, "corpus", f"{corpus}, with {seen} of the {len(digests)} images of {name}", "a set without them")
 
 
 def summary(dataset: Dataset) -> dict:

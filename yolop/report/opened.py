@@ -43,7 +43,7 @@ def open_study(study: str = DEFAULT, settings: str = "", records: str = "committ
 
         require_no_conflicts()
     opened = OpenStudy(chosen, Store(records))
-    show.into(Path(out) if out else None, opened)
+    show.into(Path(out).expanduser() if out else None, opened)
     return opened
 
 
@@ -66,6 +66,13 @@ class OpenStudy:
         self.settings = replace(settings, digest=data.digest) if isinstance(data, FolderSpec) else settings
         self._data = Node(data)
         corpus = corpus_spec(settings)
+        if settings.corpus:
+            require(corpus.digest != self.settings.digest, "corpus", settings.corpus, "another set than the data set itself")
+            if corpus.path and getattr(data, "path", ""):
+                from yolop.data.load import require_unseen
+
+                require_unseen(Path(corpus.path), Path(data.path))
+            self.settings = replace(self.settings, corpus_digest=corpus.digest)
         self._corpus = Node(corpus) if corpus else None
 
     @property
@@ -160,6 +167,10 @@ class OpenStudy:
     def sparse_tensors(self) -> pd.DataFrame:
         """What PyTorch's sparse tensors do for the convolutions of p: a row per layer shape, layout, path and sparsity."""
         return pd.DataFrame(self.record(beyond.sparse_tensors(self.graph)).metrics["rows"])
+
+    def labelled_pictures(self) -> dict:
+        """Some train pictures with their boxes, those with the smallest and the largest object first."""
+        return self.record(self.graph.labelled()).metrics
 
     def pictures(self) -> dict:
         """Test pictures with their true boxes, and what the models detect in them, p (best) also with some weights zeroed."""
@@ -266,7 +277,9 @@ class Model:
 
 
 def corpus_spec(settings: Study):
-    """What a study pretrains on: the generated corpus, another public data set, or None for the data set itself."""
+    """What a study pretrains on: the set that it names, generated digits, another public set, or None: the data set itself."""
+    if settings.corpus:
+        return data_spec(replace(settings, dataset=settings.corpus, corpus=""))
     if settings.pretraining == "corpus":
         return generated(settings, corpus=True)
     other = OTHER.get(settings.dataset)

@@ -117,8 +117,9 @@ def _explain(name: str, begun: list[str], error: Exception, output: Path) -> str
 
 def _without_traces(path: Path, parameters: dict) -> str:
     """An executed notebook as text, without metadata of others, random ids, and folders of this machine."""
-    out, dataset = Path(parameters["out"]), Path(parse(parameters["settings"]).get("dataset", "")).parent
-    folders = {dataset: dataset.name, out: f"./reports/{out.name}", files.ROOT: ".", Path.home(): "~"}
+    out, settings = Path(parameters["out"]), parse(parameters["settings"])
+    sets = (Path(settings.get(name, "")).parent for name in ("dataset", "corpus"))
+    folders = {folder: folder.name for folder in sets} | {out: f"./reports/{out.name}", files.ROOT: ".", Path.home(): "~"}
     book = nbformat.read(path, as_version=4)
     for cell in book.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):  # where papermill escapes what is not ASCII

@@ -38,8 +38,9 @@ from yolop.specs import (
 )
 
 # How each model of a study comes to be, by the study's `pretraining`: its shape, what it starts from, what it is trained
-# for. "corpus": the larger generated corpus. "original": the data set by the original's recipe, for `pretrain_epochs`;
-# "other": the same on another public data set, as the paper pretrains on data that are not those it is tested on.
+# for. "corpus": the set that the study names for pretraining, or the larger generated one. "original": the data set by the
+# original's recipe, for `pretrain_epochs`; "other": the same on another data set, as the paper pretrains on data that are not
+# those it is tested on.
 # "same steps": as many steps as pretraining and data set together. "coco": the official weights.
 SCRATCH = {"s": ("s", "random", "data"), "n": ("n", "random", "data"), "p": ("p", "random", "data")}
 TRAININGS = {
@@ -159,7 +160,7 @@ def _figures() -> tuple[PruneSpec, ...]:
 
 def trainings_of(study: Study) -> dict[str, tuple[str, str, str]]:
     """Label -> (shape, what it starts from, what it is trained for), of the models that a study trains."""
-    other = TRAININGS["other"] if study.pretraining == "coco" and study.dataset in OTHER else {}
+    other = TRAININGS["other"] if study.pretraining == "coco" and (study.corpus or study.dataset in OTHER) else {}
     return {label: how for label, how in (TRAININGS[study.pretraining] | other).items() if how[0] in study.models}
 
 
@@ -212,7 +213,8 @@ class Graph:
         elsewhere, study = purpose in ELSEWHERE, self.study
         data, facts = (self.corpus, self.corpus_facts) if elsewhere else (self.data, self.facts)
         epochs = study.pretrain_epochs if purpose in ("corpus", "original", "other") else study.epochs
-        recipe, batch = {} if study.dataset == "digits" else PHOTOGRAPHS, study.batch
+        drawn = study.dataset == "digits" and not (elsewhere and study.corpus)
+        recipe, batch = {} if drawn else PHOTOGRAPHS, study.batch
         if purpose == "same steps":
             epochs += round(self.steps(self.pretrained) / math.ceil(facts["splits"]["train"]["images"] / batch))
         if purpose in ("original", "other"):
@@ -315,6 +317,10 @@ class Graph:
         variants += [replace(variants[-1], prune=prune) for prune in pruned]
         spec = PicturesSpec(tuple(variants), self.facts["digest"], self.study.imgsz)
         return Node(spec, (("data", self.data), *((node.id, node) for node in trained)))
+
+    def labelled(self) -> Node:
+        """Some train pictures with their boxes, those with the smallest and the largest object first."""
+        return Node(PicturesSpec((), self.facts["digest"], self.study.imgsz, 8, "train"), (("data", self.data),))
 
     def recipe(self) -> Node:
         """The search for the paper's unpublished p and pruning, by arithmetic over shapes."""
