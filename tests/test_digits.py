@@ -123,7 +123,7 @@ def test_images_of_one_photograph_are_one_group(tiny):
 def test_no_photograph_is_in_two_splits():
     names = [name for split in SPLITS for name in PHOTOGRAPHS[split]]
     assert len(set(names)) == len(names) and "skimage/data/motorcycle_right.png" not in names
-    pixels = {digits._photograph(name).tobytes() for name in names}
+    pixels = {digits.photograph(name).tobytes() for name in names}
     assert len(pixels) == len(names)
 
 
@@ -131,8 +131,8 @@ def test_no_photograph_is_in_two_splits():
 @pytest.mark.parametrize("part", ["digits", "corpus"])
 def test_each_split_draws_from_its_own_material_and_the_corpus_from_train(monkeypatch, part, split):
     photographs, drawn, source = set(), set(), "train" if part == "corpus" else split
-    photograph, digit = digits._photograph, digits._digit
-    monkeypatch.setattr(digits, "_photograph", lambda name: photographs.add(name) or photograph(name))
+    photograph, digit = digits.photograph, digits._digit
+    monkeypatch.setattr(digits, "photograph", lambda name: photographs.add(name) or photograph(name))
     monkeypatch.setattr(digits, "_digit", lambda rng, ids, spec: drawn.update(ids) or digit(rng, ids, spec))
     for index in range(25):
         render(replace(TINY, part=part), split, index)

@@ -12,7 +12,7 @@ import pytest
 from yolop import __main__ as command_line
 from yolop.__main__ import main
 from yolop.files import StoreError
-from yolop.run import export, publish, runner, status, verify
+from yolop.run import export, one, publish, runner, status, verify
 from yolop.run.notebooks import NotebookError
 from yolop.settings import COSTS, STUDIES, Study
 from yolop.specs import SpecError
@@ -37,9 +37,19 @@ def test_unusable_command_line_is_refused(capsys, arguments):
         ("status bccd --set seeds=0", status, "status", ("bccd", ["seeds=0"])),
         ("verify", verify, "verify", ("",)),
         ("publish coco128", publish, "publish", ("coco128",)),
-        ("export --model n --seed 1 --format ncnn --out x", export, "export", ("digits", [], "n", 1, "ncnn", "x", 0.0, 0.0)),
-        ("export --sparsity 0.9", export, "export", ("digits", [], "p-best", None, "onnx", "export", 0.9, 0.0)),
-        ("export --channels-removed 0.2", export, "export", ("digits", [], "p-best", None, "onnx", "export", 0.0, 0.2)),
+        (
+            "export --model n --seed 1 --format ncnn --out x --set a=1", export, "export",
+            ("ncnn", "x", "digits", ["a=1"], "n", 1, 0.0, 0.0, None, ""),
+        ),
+        ("export my.pt --imgsz 640", export, "export", ("onnx", "export", "my.pt", [], None, None, 0.0, 0.0, 640, "")),
+        (
+            "time bccd --channels-removed 0.2 --threads 1", one, "time",
+            (1, "bccd", [], None, None, 0.0, 0.2, None, ""),
+        ),
+        (
+            "prune my.pt --ratio 0.3 --dataset d.yaml", one, "prune",
+            (0.3, "l1-unstructured", "export", "my.pt", [], None, None, 0.0, 0.0, None, "d.yaml"),
+        ),
     ],
 )
 def test_each_command_calls_its_function(monkeypatch, line, module, name, values):
@@ -77,11 +87,11 @@ def test_help_of_run_lists_every_setting_with_its_range(capsys):
         main(["run", "--help"])
     printed = capsys.readouterr().out
     for item in fields(Study):
-        if item.name not in ("name", "digest"):
+        if "meaning" in item.metadata:
             assert f"\n  {item.name:16} {item.metadata['meaning']}: {item.metadata['allowed']} (default: " in printed
     assert "(default: 0.16,0.2)" in printed and "(default: cpu)" in printed and set(COSTS) == set(STUDIES)
     assert all(f"\n  {name:16} {cost}" in printed for name, cost in COSTS.items())
-    assert set(command_line.COMMANDS) == {"run", "status", "verify", "doctor", "publish", "export"}
+    assert set(command_line.COMMANDS) == {"run", "status", "verify", "doctor", "publish", "time", "export", "prune"}
 
 
 def test_the_command_line_starts_where_there_is_no_module_resource():

@@ -1,4 +1,4 @@
-"""python -m yolop run | status | verify | doctor | publish | export"""
+"""python -m yolop run | status | verify | doctor | publish | time | export | prune"""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import Field, fields
 
 from yolop.files import NotebookError, StoreError, way_out
 from yolop.settings import COSTS, DEFAULT, STUDIES, Study
-from yolop.specs import SpecError
+from yolop.specs import METHODS, SpecError
 from yolop.speed_specs import FORMATS
 
+WHICH = "network set model seed sparsity channels-removed imgsz dataset"  # the arguments of run.chosen:chosen
 COMMANDS = {  # what it does, the function that does it, and the options that it takes, in order
     "run": (
         "run the notebooks in order, computing what no record holds yet", "run.runner:run",
@@ -22,10 +23,9 @@ COMMANDS = {  # what it does, the function that does it, and the options that it
     "verify": ("run the notebooks on committed records and compare with all that is committed", "run.verify:verify", "published"),
     "doctor": ("check this machine and its packages", "run.doctor:examine", ""),
     "publish": ("for maintainers: commit the records of the last run as evidence", "run.publish:publish", "study"),
-    "export": (
-        "write a trained model of a study for another runtime", "run.export:export",
-        "study set model seed format out sparsity channels-removed",
-    ),
+    "time": ("time a network in every runtime that this machine has", "run.one:time", f"threads {WHICH}"),
+    "export": ("write a network for another runtime", "run.export:export", f"format out {WHICH}"),
+    "prune": ("prune a network, score it, and write it for here and for YOLOv5", "run.one:prune", f"ratio method out {WHICH}"),
 }  # fmt: skip
 NAMES = ", ".join(STUDIES)
 OPTIONS = {
@@ -50,7 +50,18 @@ OPTIONS = {
         "help": "compute on the workers of this Dask scheduler (docs/cluster.md), or local: on one that is started here",
     },
     "--plan": {"action": "store_true", "help": "only print what there is to compute, and how long it takes"},
-    "--model": {"default": "p-best", "help": "its label, such as n or p-best (the default)"},
+    "network": {
+        "nargs": "?", "default": DEFAULT,
+        "help": f"a .pt of YOLOv5, a .safetensors, the name of a report, or a study: {NAMES} (default: {DEFAULT})",
+    },
+    "--model": {"help": "of a study: its label, such as n or p-best (the default), its name in reports, or its run id"},
+    "--imgsz": {"type": int, "help": "px (default: the study's, or the file's, else 320)"},
+    "--dataset": {"default": "", "metavar": "data.yaml", "help": "for mAP and 8 bits (default: the study's)"},
+    "--threads": {"type": int, "help": "of each runtime (default: one for each core)"},
+    "--ratio": {"type": float, "required": True, "help": "share of each convolution, e.g. 0.3"},
+    "--method": {
+        "default": METHODS[0], "help": f"{', '.join(METHODS)}, or channels, which makes a smaller network (default: {METHODS[0]})",
+    },
     "--seed": {"type": int, "help": "training seed (default: the study's first)"},
     "--format": {"choices": FORMATS, "default": "onnx", "help": "default: onnx"},
     "--out": {"default": "export", "metavar": "FOLDER", "help": "where to (default: export/)"},

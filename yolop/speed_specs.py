@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from yolop.specs import ModelSpec, Spec, Variant, require
 
 RUNTIMES = ("pytorch", "sparse", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8", "ncnn")
-FORMATS = {"onnx": "onnxruntime", "openvino": "openvino", "openvino-int8": "openvino-int8", "ncnn": "ncnn"}  # -> runtime
+FORMATS = {"onnx": "onnxruntime"} | {name: name for name in RUNTIMES[3:]}  # of `export` -> runtime
 
 
 @dataclass(frozen=True)

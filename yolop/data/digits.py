@@ -124,7 +124,7 @@ def _material(source: str) -> list[str]:
     """Hashes of the pixels of every sample of handwriting and every photograph of a split."""
     ink = _handwriting()[0]
     samples = [ink[index].tobytes() for indices in handwriting()[source] for index in indices]
-    photographs = [_photograph(name).tobytes() for name in PHOTOGRAPHS[source]]
+    photographs = [photograph(name).tobytes() for name in PHOTOGRAPHS[source]]
     return sorted(hashlib.sha256(pixels).hexdigest()[:8] for pixels in samples + photographs)
 
 
@@ -154,7 +154,8 @@ def _handwriting() -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def _photograph(name: str) -> Image.Image:
+def photograph(name: str) -> Image.Image:
+    """A photograph of PHOTOGRAPHS, RGB."""
     package, _, inside = name.partition("/")
     found = find_spec(package)  # finds the folder without importing the package
     if found is None:
@@ -164,12 +165,12 @@ def _photograph(name: str) -> Image.Image:
 
 def _background(rng: np.random.Generator, name: str, imgsz: int) -> np.ndarray:
     """A square crop of a photograph, from full detail to the whole picture, maybe mirrored, tinted."""
-    photograph = _photograph(name)
-    largest = min(photograph.size)
+    picture = photograph(name)
+    largest = min(picture.size)
     side = int(rng.integers(min(imgsz, largest), largest, endpoint=True))
-    left, top = (int(rng.integers(length - side, endpoint=True)) for length in photograph.size)
+    left, top = (int(rng.integers(length - side, endpoint=True)) for length in picture.size)
     box = (left, top, left + side, top + side)
-    crop = photograph.resize((imgsz, imgsz), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
+    crop = picture.resize((imgsz, imgsz), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
     gains = rng.integers(88, 160, size=3, dtype=np.uint16)  # of 128; untinted, colour gives digits away on grey
     tinted = (np.array(crop, np.uint16) * gains >> 7).clip(0, 255).astype(np.uint8)
     return tinted[:, :: rng.choice([-1, 1])]

@@ -18,7 +18,7 @@ from yolop.run.cluster import connected, require_safe
 from yolop.run.notebooks import ending_kernels, execute, notebooks, require_parameters
 from yolop.run.progress import Progress
 from yolop.run.schedule import makespan
-from yolop.run.status import expected_seconds, graph_of, missing_of, opened
+from yolop.run.status import expected_seconds, graph_of, missing_of, opened, recalled, remember
 from yolop.settings import Study, parse
 from yolop.specs import SpecError
 from yolop.study.graph import OTHER, Node
@@ -29,7 +29,7 @@ def prepare(name: str, settings: list[str], only: str = "") -> tuple[OpenStudy, 
     """The study, its changed settings as text, and the notebooks to run, all checked; its data set is read once.
 
     Args:
-        name: of a study.
+        name: of a study, or of its report where it has run here.
         settings: `name=value` each.
         only: numbers of notebooks, "02,04"; empty for all.
 
@@ -39,9 +39,10 @@ def prepare(name: str, settings: list[str], only: str = "") -> tuple[OpenStudy, 
     chosen = notebooks(only)
     for notebook in chosen:
         require_parameters(notebook)
+    name, settings = recalled(name, settings)
     study, changes = opened(name, settings), parse(shlex.join(settings))
-    if "dataset" in changes:
-        changes["dataset"] = study.settings.dataset  # its absolute path: a notebook runs in another folder
+    for setting in {"dataset", "corpus"} & set(changes):
+        changes[setting] = getattr(study.settings, setting)  # its absolute path: a notebook runs in another folder
     return study, shlex.join(f"{setting}={value}" for setting, value in changes.items()), chosen
 
 
@@ -51,7 +52,7 @@ def _fetch(study: Study) -> None:
     from yolop.data.downloads import DownloadError
 
     try:
-        for name in {study.dataset, OTHER.get(study.dataset)} & set(public.DATASETS):
+        for name in {study.dataset, study.corpus or OTHER.get(study.dataset)} & set(public.DATASETS):
             public.fetch(public.SOURCES[name])
         if study.pretraining == "coco":
             public.official_weights()
@@ -87,8 +88,9 @@ def run(
     if records == "fresh":
         packages.require_no_conflicts()
         _fetch(study.settings)
+        remember(study, shlex.split(text))
     report = files.ROOT / "reports" / study.settings.report
-    parameters = dict(zip(PARAMETERS, (name, text, records, str(report)), strict=True))
+    parameters = dict(zip(PARAMETERS, (study.settings.name, text, records, str(report)), strict=True))
     executed = report / "notebooks"
     if chosen == notebooks():
         _forget(report)

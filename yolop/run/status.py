@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections import Counter
 from contextlib import suppress
 
 from yolop import files, store
-from yolop.files import StoreError
+from yolop.files import StoreError, write_atomically
 from yolop.report.opened import OpenStudy
 from yolop.run import estimate
-from yolop.settings import DATASETS, named_study, parse
+from yolop.settings import DATASETS, STUDIES, named_study, parse
 from yolop.specs import SpecError, SweepSpec
 from yolop.store import Store
 from yolop.study.graph import Graph, Node
 from yolop.study.plan import by_notebook, with_parents
 
 STATES = ("computed", "committed", "missing", "started", "damaged")
+MEMORY = "data/runs/study-{}.json"  # of a report's name
 
 
 def opened(name: str, settings: list[str]) -> OpenStudy:
-    """The named study with some settings changed, `name=value` each; its data set is read if it is a folder.
+    """The named study, or the one of a report's name, with some settings changed; its data set is read if it is a folder.
 
     Raises:
         SpecError: an unknown study, setting or value, or a data set that cannot be used.
     """
+    name, settings = recalled(name, settings)
     study = named_study(name, **parse(shlex.join(settings)))
     try:
-        if study.dataset not in DATASETS:
-            study = study.changed(dataset=os.path.realpath(os.path.expanduser(study.dataset)))
-            study.dataset.encode()  # a notebook holds it as text
+        for setting in ("dataset", "corpus"):
+            place = getattr(study, setting)
+            if place and place not in DATASETS:
+                study = study.changed(**{setting: os.path.realpath(os.path.expanduser(place))})
+                getattr(study, setting).encode()  # a notebook holds it as text
         return OpenStudy(study, Store("committed"))
     except ValueError as error:  # with DatasetError: a NUL, or half a character
         raise SpecError(str(error)) from None
+
+
+def remember(study: OpenStudy, settings: list[str]) -> None:
+    """Keep which study and settings the name of a report stands for: `opened` takes that name, too."""
+    content = {"study": study.settings.name, "settings": settings}
+    write_atomically(files.ROOT / MEMORY.format(study.settings.report), json.dumps(content) + "\n")
+
+
+def recalled(name: str, settings: list[str]) -> tuple[str, list[str]]:
+    """Study and settings that a name stands for: of a report, those that `remember` kept, and further ones; else itself."""
+    path = files.ROOT / MEMORY.format(name)
+    if name in STUDIES or not name.replace("-", "").isalnum() or not path.exists():
+        return name, settings
+    kept = files.read_json(path)
+    return kept["study"], [*kept["settings"], *settings]
 
 
 def graph_of(study: OpenStudy, records: tuple[str, ...] = ("committed", "computed")) -> Graph | None:

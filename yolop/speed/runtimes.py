@@ -173,6 +173,9 @@ def describe(folder: Path, runtime: str, names: tuple[str, ...], imgsz: int, anc
         "postprocessing": "x, y, w, h: centre and sides in pixels of the padded picture; confidence of a class is objectness times "
         "its column; keep those above 0.25, then NMS per class at IoU 0.45; take off the padding, divide by the scale",
     }
+    if runtime == "openvino-bf16":
+        hint = 'compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})'
+        content["precision"] = f"the files are those of float32, bfloat16 is asked for when they are loaded: {hint}"
     if runtime == "ncnn":
         content["output"] = {
             "maps": "out0, out1, out2: (3 * (5 + classes), imgsz / s, imgsz / s) at strides s = 8, 16, 32",
