@@ -145,6 +145,10 @@ def test_bars_cells_boxes_and_marks_are_the_tables_own():
     (seen,) = draw("pictures").figure.axes
     boxes = {(*box.get_xy(), box.get_width(), box.get_height()) for box in seen.patches}
     assert boxes == {(5, 6, 10, 20), (2, 3, 10, 6)}  # one missed, one false alarm
+    shown = diagrams.labelled(PICTURES).figure
+    assert {(*box.get_xy(), box.get_width(), box.get_height()) for box in shown.axes[0].patches} == {(5, 6, 10, 20)}
+    assert shown.axes[0].get_title("left") == "smallest: 10 x 20 px"
+    assert [text.get_text() for text in shown.legends[0].get_texts()] == ["cell"]
     texts = {text.get_text(): text.get_position()[1] for text in draw("architecture").figure.axes[0].texts}
     assert texts["0  Conv, 16"] > texts["1  C3, 32"] > texts["2  Concat, 48"]
     map_ = draw("configurations").figure.axes[0]
@@ -157,6 +161,18 @@ def test_a_hit_is_the_surest_box_of_the_true_class_that_overlaps_by_half():
     found = diagrams.outcomes(truth, boxes)
     assert [what for what, _ in found] == ["false alarm", "hit", "false alarm", "false alarm", "miss"]
     assert found[1][1] == [1, 0, 10, 10] and found[-1][1] == [20, 0, 30, 10]
+
+
+def test_names_that_no_font_can_draw_become_numbers_and_a_line_says_so(capsys, monkeypatch):
+    latin, arabic = "Zelle \u00e4", "\u0643\u0644\u0628"
+    assert drawn.drawable(["cell", latin, arabic]) == (["cell", latin, arabic], ["DejaVu Sans"])
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(drawn, "_letters", lambda path: frozenset(map(ord, "cel" if path == drawn.OWN_FONT else "")))
+    assert drawn.drawable(["cell", "\uac1c"]) == (["cell", "1"], ["DejaVu Sans"])
+    assert "no font here has letters such as '\\uac1c': class numbers are drawn" in capsys.readouterr().out
+    monkeypatch.setattr(drawn, "_letters", lambda path: frozenset(map(ord, "cel" if path == drawn.OWN_FONT else "\uac1c")))
+    shown, (own, other) = drawn.drawable(["cell", "\uac1c"])
+    assert shown == ["cell", "\uac1c"] and own == "DejaVu Sans" != other
 
 
 def test_bands_reach_from_the_lowest_to_the_highest_seed():

@@ -21,8 +21,12 @@ def compute(spec: PicturesSpec, parents: dict[str, Record], folder: Path) -> dic
     Boxes are class, x1, y1, x2, y2 in px for the truth; x1, y1, x2, y2, confidence, class for detections.
     """
     images = Validation(dataset_of(parents["data"]), spec.split, spec.imgsz)
-    eligible = [i for i, targets in enumerate(images.targets) if len(targets) >= 2]
+    eligible = [i for i, targets in enumerate(images.targets) if len(targets) >= (2 if spec.variants else 1)]
     chosen = eligible[:: max(len(eligible) // spec.images, 1)][: spec.images]  # spread over the split
+    if not spec.variants:  # the data themselves: first where the smallest and the largest object are
+        areas = {i: (images.targets[i][:, 3:] - images.targets[i][:, 1:3]).prod(axis=1) for i in eligible}
+        ends = [min(areas, key=lambda i: areas[i].min()), max(areas, key=lambda i: areas[i].max())]
+        chosen = list(dict.fromkeys([*ends, *chosen]))[: spec.images]
     pictures = []
     for i in chosen:
         file = io.BytesIO()

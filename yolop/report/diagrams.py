@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image
 
-from yolop.report.drawn import DARK, GREY, MODELS, MODULES, WIDTH, canvas, figure, label_points
+from yolop.report.drawn import DARK, GREY, MODELS, MODULES, WIDTH, canvas, drawable, figure, label_points
 
 PLACES = {i: (0.0, -i * 1.0) for i in range(10)}  # of the layers' boxes
 PLACES |= {i: (2.6, -9.0 + (i - 10) * 1.0) for i in range(10, 18)}  # up: towards finer maps
 PLACES |= {i: (5.2, -3.25 - (i - 18) * 1.15) for i in range(18, 24)} | {24: (7.8, -2.0)}  # down again
 OUTCOMES = {"hit": ("#ffffff", "-"), "miss": ("#f0e442", (0, (3, 2))), "false alarm": ("#ff4fa3", "-")}
+CLASSES = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")  # of the commonest classes
+OTHER_CLASS = "#ffffff"
 HEADINGS = {"backbone 0-9": (0, 0.7), "head, up 10-17": (2.6, -1.3), "head, down 18-23": (5.2, -2.6)}
 
 
@@ -46,6 +49,39 @@ def architecture(layers: pd.DataFrame) -> Figure:
     ax.text(7.3, 0.7, "layer  module, channels out", ha="center", va="center", color=DARK)
     ax.set(xlim=(-1.2, 9.0), ylim=(-9.6, 1.1))
     ax.axis("off")
+    return plot
+
+
+@figure("labelled", photographic=True)
+def labelled(metrics: dict) -> Figure:
+    """Training pictures with their labelled boxes: first those that hold the smallest and the largest object, then some others.
+
+    `metrics` of a record of pictures: pictures (jpeg in base64, truth) and names of classes. Four pictures a row, a colour for
+    each of the commonest classes.
+    """
+    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p["jpeg"])))) for p in metrics["pictures"]]
+    truths = [p["truth"] for p in metrics["pictures"]]
+    counts = Counter(int(kind) for truth in truths for kind, *_ in truth)
+    inks = {kind: ink for (kind, _), ink in zip(counts.most_common(), CLASSES, strict=False)}
+    rows, tallest = -(-len(images) // 4), max(image.shape[0] / image.shape[1] for image in images)
+    plot, axes = canvas(WIDTH / 4 * tallest * rows + 0.2 * rows + 0.5, rows=rows, columns=4)
+    for ax in axes.flat:
+        ax.axis("off")
+    sides = [(x2 - x1, y2 - y1, ax) for ax, truth in zip(axes.flat, truths, strict=False) for _, x1, y1, x2, y2 in truth]
+    for what, pick in (("largest", max), ("smallest", min)):  # the smallest is named where both are in one picture
+        width, height, ax = pick(sides, key=lambda side: side[0] * side[1])
+        ax.set_title(f"{what}: {width:.0f} x {height:.0f} px", fontsize=8.5)
+    for ax, image, truth in zip(axes.flat, images, truths, strict=False):
+        ax.imshow(image)
+        for kind, x1, y1, x2, y2 in truth:
+            for edge, line in (("#111111", 2.4), (inks.get(int(kind), OTHER_CLASS), 1.2)):
+                ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=line))
+    shown, families = drawable([metrics["names"][kind] for kind in inks])
+    handles = [Line2D([], [], color=ink, lw=2.5) for ink in inks.values()]
+    if len(counts) > len(inks):
+        handles, shown = [*handles, Line2D([], [], color=OTHER_CLASS, lw=2.5)], [*shown, "others"]
+    prop = {"family": families, "size": 8.5}
+    plot.legend(handles, shown, loc="outside lower center", ncol=4, prop=prop)
     return plot
 
 

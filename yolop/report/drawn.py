@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib import font_manager, get_data_path, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
@@ -27,6 +28,7 @@ STYLE = {
     "axes.titlelocation": "left", "legend.frameon": False, "svg.fonttype": "none",
     "svg.hashsalt": "yolop",  # ids in the file depend on nothing but its content
 }  # fmt: skip
+OWN_FONT = str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 WIDTH = 7.2  # inches, of every figure: its text can still be read on a phone
 # One meaning for each colour in all figures, told apart by colour-blind eyes too (Okabe and Ito's, and Tol's, colours).
 GREY, DARK = "#8a8a8a", "#333333"  # controls and chance; zeros, and (hollow) what the paper prints
@@ -61,6 +63,35 @@ def own_fonts_first() -> None:
 
 
 own_fonts_first()
+
+
+def drawable(names: list[str]) -> tuple[list[str], list[str]]:
+    """Names as the fonts of this machine can draw them, and the families to draw them with.
+
+    For letters that matplotlib's own font lacks, the installed fonts that have the most of them follow; a name that no font can
+    draw becomes its number, and a line on the console says so. Only for figures that are pictures: SVG keeps text as text.
+    """
+    families, missing = list(STYLE["font.sans-serif"][:1]), {ord(letter) for name in names for letter in name} - _letters(OWN_FONT)
+    if missing:
+        paths = {entry.fname: entry.name for entry in font_manager.fontManager.ttflist if entry.style == "normal"}
+        known = sorted(((len(missing & _letters(path)), path) for path in paths), reverse=True)
+        for gain, path in known:
+            if gain and missing & _letters(path):
+                families.append(paths[path])
+                missing -= _letters(path)
+    shown = [str(number) if missing & set(map(ord, name)) else name for number, name in enumerate(names)]
+    if missing:
+        print(f"no font here has letters such as {chr(min(missing))!a}: class numbers are drawn; install one, e.g. fonts-noto-cjk")
+    return shown, families
+
+
+@functools.cache
+def _letters(path: str) -> frozenset[int]:
+    """Code points that a font file has glyphs for; none of one that cannot be read."""
+    try:
+        return frozenset(get_font(path).get_charmap())
+    except (OSError, RuntimeError, TypeError):
+        return frozenset()
 
 
 @dataclass(eq=False)
