@@ -37,7 +37,8 @@ def decode(path: Path) -> Image.Image:
             tile = [getattr(image, "tag_v2", {}).get(tag, 1) for tag in (322, 323)]  # a TIFF's may be larger than it
             if tile[0] * tile[1] > LARGE_PIXELS:
                 raise DatasetError(f"tiles of {tile[0]}x{tile[1]} px; save it without tiles")
-            if image.mode[0] in "IF":
+            packed = [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in image.tile]  # such as RGB;16B
+            if image.mode[0] in "IF" or any(";16" in raw and not raw.startswith("BGR") for raw in packed):
                 raise DatasetError(f"pixels of more than 8 bits ({image.mode}); save it with 8 bits a channel")
             with _ONE_LARGE if width * height > LARGE_PIXELS else nullcontext():
                 ImageOps.exif_transpose(image, in_place=True)

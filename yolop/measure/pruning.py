@@ -124,6 +124,7 @@ def sparsity(model: nn.Module) -> float:
     Source: as the original YOLOv5's function of that name, whose figure the paper prints. It is not the ratio asked
     for, and not quite 0 for a fresh model, whose batch-norm biases start at zero.
     """
+    yolov5.require_unmasked(model)
     return _share_of_zeros(model.parameters())
 
 

@@ -210,7 +210,7 @@ def _not_ours(shells: dict[str, Shell]) -> str:
     detect = shells[f"model.{len(layers) - 1}"]
     outputs, anchors, strides = (getattr(detect, key, ours) for key, ours in (("nl", 3), ("na", 3), ("stride", STRIDES)))
     if layers[-1] == "Detect" and outputs != 3:
-        return f"a network with {printable(outputs, NAME)} outputs (P6 or P2)"
+        return f"a network with {printable(outputs, NAME)} outputs in place of 3, as P6 and P2 have"
     if layers[-1] == "Detect" and anchors != 3:
         return f"a network with {printable(anchors, NAME)} anchors at each output"
     if layers != LAYERS:

@@ -35,6 +35,7 @@ def save_weights(model: nn.Module, path: Path, names: tuple[str, ...] = ()) -> N
     A model whose channels were removed (`channels`) says so in the file: its widths are the shapes of the tensors. `names`
     of its classes stand in the file, too, where they are given.
     """
+    yolov5.require_unmasked(model)
     state = {k: v.contiguous().float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     said = {"widths": "own"} if getattr(model, "own_widths", False) else {}
     said |= {"names": json.dumps(names)} if names else {}

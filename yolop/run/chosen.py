@@ -131,9 +131,10 @@ def _of_study(
         if model not in known:
             require_known("model", model, [name for name in known if not name.startswith("train-")])
         node = known[model]
-    record, data = asked.record(node), data or dataset_of(asked.record(graph.data))
-    names = tuple(asked.data["names"])
-    return Chosen(record.run_id, model_of(record), names, imgsz or settled.imgsz, data)
+    elsewhere = asked.corpus and node.spec.data == asked.corpus["digest"]  # trained on what is pretrained on
+    record, source = asked.record(node), asked.record(graph.corpus if elsewhere else graph.data)
+    names = tuple(source.metrics["names"])
+    return Chosen(record.run_id, model_of(record), names, imgsz or settled.imgsz, data or dataset_of(source))
 
 
 def _trainings(graph: Graph, seed: int) -> dict[str, Node]:

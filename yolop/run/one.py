@@ -182,7 +182,9 @@ def prune(ratio: float, method: str, out: str, *which) -> None:
     if own.dataset:
         before, after = (own.score(yolov5.fused(network)) for network in (whole, pruned))
         images = f"{len(own.dataset.splits['test'].images)} test images of {own.dataset.name}, {own.imgsz} px"
-        print(f"mAP50 on {images}: {_mAP(before)} before, {_mAP(after)} after: {after - before} points")
+        difference = after - before
+        doubt = f"; undecided: {difference.doubt}" if difference.doubt else ""
+        print(f"mAP50 on {images}: {_mAP(before)} before, {_mAP(after)} after: {difference} points{doubt}")
         print(f"mAP50-95: {before.mAP50_95:.3f} before, {after.mAP50_95:.3f} after; nothing was trained again")
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(pruned, folder / "pruned.safetensors", own.names)
