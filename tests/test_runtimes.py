@@ -24,7 +24,8 @@ def model():
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_predictions_are_pytorchs(model, tmp_path, runtime):
-    image = torch.rand(1, 3, IMGSZ, IMGSZ, generator=torch.Generator().manual_seed(1))
+    pixels = torch.rand(1, IMGSZ, IMGSZ, 3, generator=torch.Generator().manual_seed(1))
+    image = pixels.permute(0, 3, 1, 2)  # as pictures come out of a file: not contiguous
     if runtime in runtimes.FILES:
         calibration = np.random.default_rng(0).integers(0, 256, (8, 3, IMGSZ, IMGSZ), np.uint8)
         runtimes.export(model, runtime, IMGSZ, tmp_path, calibration)

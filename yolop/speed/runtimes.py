@@ -135,7 +135,8 @@ def _in_ncnn(folder: Path, model: nn.Module, threads: int, runtime: str) -> Call
 
     def call(image: torch.Tensor) -> torch.Tensor:
         extractor = net.create_extractor()
-        extractor.input("in0", ncnn.Mat(np.ascontiguousarray(image[0].numpy())).clone())
+        pixels = np.ascontiguousarray(image[0].numpy())  # has a name, as the Mat does not keep it from being freed
+        extractor.input("in0", ncnn.Mat(pixels).clone())
         maps = [np.array(extractor.extract(f"out{i}")[1]) for i in range(3)]
         return torch.from_numpy(decode_arrays(detect, maps))
 
