@@ -76,7 +76,8 @@ def labelled(metrics: dict) -> Figure:
         for kind, x1, y1, x2, y2 in truth:
             for edge, line in (("#111111", 2.4), (inks.get(int(kind), OTHER_CLASS), 1.2)):
                 ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=line))
-    shown, families = drawable([metrics["names"][kind] for kind in inks])
+    names, families = drawable(metrics["names"])
+    shown = [names[kind] for kind in inks]
     handles = [Line2D([], [], color=ink, lw=2.5) for ink in inks.values()]
     if len(counts) > len(inks):
         handles, shown = [*handles, Line2D([], [], color=OTHER_CLASS, lw=2.5)], [*shown, "others"]

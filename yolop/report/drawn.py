@@ -73,7 +73,8 @@ def drawable(names: list[str]) -> tuple[list[str], list[str]]:
     """
     families, missing = list(STYLE["font.sans-serif"][:1]), {ord(letter) for name in names for letter in name} - _letters(OWN_FONT)
     if missing:
-        paths = {entry.fname: entry.name for entry in font_manager.fontManager.ttflist if entry.style == "normal"}
+        fonts = (entry for entry in font_manager.fontManager.ttflist if entry.style == "normal" and "Last Resort" not in entry.name)
+        paths = {entry.fname: entry.name for entry in fonts}  # Last Resort has a square for everything
         known = sorted(((len(missing & _letters(path)), path) for path in paths), reverse=True)
         for gain, path in known:
             if gain and missing & _letters(path):
