@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import EpsImagePlugin, Image
-from support import configure, yolo_set
+from PIL import Image
+from support import Trap, configure, yolo_set
 
 from yolop.data import SPLITS, DatasetError, folder, images
 from yolop.data.folder import read
@@ -148,52 +148,16 @@ def test_many_problems_come_in_one_message(root):
     assert len(lines) == 12 and "images/train/0.png" in lines[1] and lines[-1].strip() == "... and 6 more"
 
 
-def test_an_image_that_is_a_program_is_not_run(root, monkeypatch):
-    run = []
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args: run.append(args))
-    image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 30\n%%EndComments\n%%EOF\n")(root)
-    with pytest.raises(DatasetError, match=BAD):
-        read(root / "data.yaml")
-    assert not run
-
-
 def test_a_large_image_is_refused_by_its_header(root, monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 300)
     with pytest.raises(DatasetError, match="images/train/0.png: 20x16 px"):
         read(root / "data.yaml")
 
 
-class Canary:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.path}'",)
-
-
-def test_a_download_entry_is_refused_and_never_run(root, tmp_path):
-    canary = tmp_path / "canary"
-    configure(root, download=f"import os; os.system(\"touch '{canary}'\")", val="images/gone")
-    with pytest.raises(DatasetError, match="remove this entry"):
-        read(root / "data.yaml")
-    configure(root, download="")
-    read(root / "data.yaml")  # empty: nothing to run
-    assert not canary.exists()
-
-
-def test_yaml_cannot_make_objects(root, tmp_path):
-    (root / "data.yaml").write_text(f"train: !!python/object/apply:os.system [\"touch '{tmp_path / 'canary'}'\"]")
-    with pytest.raises(DatasetError, match="not readable as YAML"):
-        read(root / "data.yaml")
-    assert not (tmp_path / "canary").exists()
-
-
 def test_label_caches_are_never_opened(root, tmp_path):
     before = read(root / "data.yaml")
     for place in ("labels/train.cache", "labels/val/x.cache"):
-        (root / place).write_bytes(pickle.dumps(Canary(tmp_path / "canary")))
-    pickle.loads(pickle.dumps(Canary(tmp_path / "live")))
-    assert (tmp_path / "live").exists()  # the canary would sing
+        (root / place).write_bytes(pickle.dumps(Trap(os.mkdir, str(tmp_path / "canary"))))
     after = read(root / "data.yaml")
     assert not (tmp_path / "canary").exists() and after.digest == before.digest and before.warnings == ()
     assert [text.split()[0] for text in after.warnings] == ["labels/train.cache", "labels/val/x.cache"]

@@ -41,13 +41,12 @@ def read(data_yaml: Path, surplus: bool = True) -> Dataset:
     left out. With a warning: repeated lines and boxes without area are dropped, boxes that reach over an edge by more than
     1 % of the image stay as they are, files that are no images are not read. Hidden folders are no data.
 
-    Otherwise than there: `path` is relative to the yaml, the splits to `path`, lines of a list to that list or to
-    `path`. Nothing is downloaded or run; no label cache is opened or written; no file is changed; an image or label
-    that is wrong is not left out but refused. `path` may name any folder for a data set, but all files must lie below it
-    or beside the yaml, links followed: a stranger's list or link must not bring private files into a report.
+    Otherwise than there: `path` is relative to the yaml, the splits to `path`, lines of a list to that list or to `path`.
+    Nothing is downloaded, run or written, no label cache is opened, and a wrong image or label is refused. All files must lie
+    below `path` or beside the yaml, links followed: a stranger's list or link must not bring private files into a report.
 
-    The digest is over content and names inside the data set: a copy elsewhere and every spelling of the path (`~`,
-    relative, over a link) have the same. `surplus=False` does not warn of labels and caches that belong to no image.
+    The digest is over content and names inside the data set, the same for a copy elsewhere and every spelling of the path.
+    `surplus=False` does not warn of labels and caches that belong to no image.
 
     Raises:
         DatasetError: with up to ten problems as file:line, and how many there are.
@@ -82,8 +81,8 @@ def read(data_yaml: Path, surplus: bool = True) -> Dataset:
     digest = hashlib.sha256("\n".join([canonical(names), *sorted(lines)]).encode(errors="surrogateescape")).hexdigest()
     splits = {}
     for split, images in paths.items():
-        labels, digests = (tuple(getattr(samples[i], part) for i in images) for part in ("boxes", "image_digest"))
-        splits[split] = Split(tuple(images), labels, digests=digests)
+        found = [samples[image] for image in images]
+        splits[split] = Split(tuple(images), tuple(s.boxes for s in found), digests=tuple(s.image_digest for s in found))
     return Dataset(_dataset_name(data_yaml), place.root, tuple(names), splits, digest, tuple(map(printable, warnings)))
 
 
@@ -266,23 +265,24 @@ def _unread(split: str, files: list[Path]) -> list[str]:
 
 
 def _listed(list_file: Path, place: _Place, problems: list[str]) -> list[Path]:
-    images, where = [], place.name(list_file)
+    images, lines, where = [], [], place.name(list_file)
     try:
         lines = _small(list_file, MAX_LIST).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError, DatasetError) as error:
         problems.append(f"{where}: not readable as UTF-8 text: {error}")
-        return images
-    for number, line in enumerate(lines, 1):
+    for number, line in _written(lines):
         path = place.find(line.strip(), list_file.parent, place.root)
-        if not line.strip():
-            continue
-        elif not os.path.isfile(path):
+        if not os.path.isfile(path):
             problems.append(f"{where}:{number}: no image {path}")
         elif path.suffix.lower() not in SUFFIXES:
             problems.append(f"{where}:{number}: {path.name} is none of {' '.join(SUFFIXES)}")
         else:
             images.append(path)
     return images
+
+
+def _written(lines: list[str]) -> list[tuple[int, str]]:
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _label_path(image: Path) -> Path:
@@ -317,9 +317,7 @@ def _sample(image: Path, place: _Place, nc: int) -> _Sample:
 
 def _parse(sample: _Sample, lines: list[str], where: str, nc: int) -> None:
     boxes = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in _written(lines):
         try:
             box = _box(line, nc)
         except ValueError as error:
@@ -393,8 +391,7 @@ def _surplus(samples: dict[Path, _Sample], place: _Place) -> list[str]:
     if orphans:
         warnings.append(f"{len(orphans)} label files belong to no image; the first: {place.name(orphans[0])}")
     caches = {cache for folder in folders for near in (folder, folder.parent) for cache in near.glob("*.cache")}
-    told = "{} ignored: a label cache is a pickle, never opened"
-    return warnings + [told.format(place.name(file)) for file in sorted(caches)]
+    return warnings + [f"{place.name(file)} ignored: a label cache is a pickle, never opened" for file in sorted(caches)]
 
 
 def _dataset_name(data_yaml: Path) -> str:
