@@ -85,7 +85,7 @@ def test_sizes():
     """5,900 and 1,450 lines are aimed at. Controls, checks of users' files, further trainings made the study longer again."""
     extension = {path for path in FILES if room(path) in EXTENSION or path.name == "recipe.py"}
     engines = {path for path in FILES if room(path) == "run" and path.stem in ENGINES}
-    assert sum(lines(path) for path in FILES if path not in extension | engines) <= 9960
+    assert sum(lines(path) for path in FILES if path not in extension | engines) <= 9970
     assert sum(map(lines, engines)) <= 950
     assert sum(map(lines, extension)) <= 1750
     assert max(map(lines, FILES)) <= 400
