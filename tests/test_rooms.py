@@ -86,7 +86,7 @@ def test_sizes():
     network made the study longer again."""
     extension = {path for path in FILES if room(path) in EXTENSION or path.name == "recipe.py"}
     engines = {path for path in FILES if room(path) == "run" and path.stem in ENGINES}
-    assert sum(lines(path) for path in FILES if path not in extension | engines) <= 10640
+    assert sum(lines(path) for path in FILES if path not in extension | engines) <= 10650
     assert sum(map(lines, engines)) <= 950
     assert sum(map(lines, extension)) <= 1750
     assert max(map(lines, FILES)) <= 400

@@ -84,7 +84,7 @@ def load_network(path: Path) -> tuple[nn.Module, Checkpoint]:
         if own_widths:
             _take_widths(model, tensors)
         require_sound(tensors, model.state_dict())
-        load_official(model, tensors)
+        model.load_state_dict(tensors)
         if own_widths:
             _require_that_it_runs(model)
     except CheckpointError:

@@ -96,7 +96,10 @@ def retrained(study: OpenStudy) -> pd.DataFrame:
 
 @figure("shapes")
 def shapes_plot(table: pd.DataFrame) -> Figure:
-    """Accuracy against time of shapes, written as depth x width; the line is the front. Columns as of `shapes`."""
+    """Accuracy against time of shapes, written as depth x width; the line is the front.
+
+    Columns as of `shapes`.
+    """
     plot, [[ax]] = canvas(4.2)
     front = table[table["on_front"]]
     ax.step(front["ratio_to_n"], front["mAP50"], where="post", color="#cccccc", lw=1, zorder=1)
@@ -113,7 +116,10 @@ def shapes_plot(table: pd.DataFrame) -> Figure:
 
 @figure("retrained")
 def retrained_plot(table: pd.DataFrame) -> Figure:
-    """mAP50 by sparsity right after pruning (dashed) and after training again (solid). Columns as of `retrained`."""
+    """mAP50 by sparsity right after pruning (dashed) and after training again (solid).
+
+    Columns as of `retrained`.
+    """
     plot, [[ax]] = canvas(4.2)
     colours = dict(zip(WAYS.values(), sns.color_palette("colorblind"), strict=False))
     for way, rows in table[table["ratio"] > 0].groupby("way", sort=False):

@@ -13,6 +13,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode, v4
 
 from yolop.paper.claims import load
+from yolop.report import further  # noqa: F401 (its captions)
 from yolop.report.plots import CAPTIONS
 
 INERT = {  # what Markdown may become: names of classes come from strangers

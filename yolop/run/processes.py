@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for
+from pathlib import Path
 
 import psutil
 
@@ -113,8 +114,8 @@ class _Pool:
         """Start work on a node."""
         if self.executor is None:
             self.lines = SPAWN.SimpleQueue()
-            os.environ |= {"YOLOP_ROOT": str(files.ROOT)} | ({"YOLOP_DATA": str(files.DATA)} if files.DATA else {})
-            self.executor = ProcessPoolExecutor(self.count, SPAWN, _begin, (self.threads, self.lines))
+            begin = (self.threads, self.lines, files.ROOT, files.DATA)
+            self.executor = ProcessPoolExecutor(self.count, SPAWN, _begin, begin)
             self.printer = threading.Thread(target=self._print, daemon=True)
             self.printer.start()
         return self.executor.submit(_work, node)
@@ -148,9 +149,11 @@ class _Lines(io.TextIOBase):
         return len(text)
 
 
-def _begin(threads: int, lines) -> None:
+def _begin(threads: int, lines, root: Path, data: Path | None) -> None:
     """In a worker process: limit the threads of all libraries, print through the runner, and end when the runner does."""
-    os.environ |= dict.fromkeys(THREADS, str(threads))  # PyTorch is not imported yet
+    files.ROOT, files.DATA = root, data
+    places = {"YOLOP_ROOT": str(root)} | ({"YOLOP_DATA": str(data)} if data else {})  # for processes that this one starts
+    os.environ |= places | dict.fromkeys(THREADS, str(threads))  # PyTorch is not imported yet
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.stdout = _Lines(lines)
 
