@@ -179,7 +179,8 @@ def test_parameters_that_are_code(project, tmp_path, canary, monkeypatch, capsys
     settings += [f"{field}={value}" for field in fields for value in values] + [
         f"dataset={value}.yaml" for value in values
     ]
-    allowed = {(name, value) for name in ("channels_removed", "uniform_imgsz") for value in ("", " ")} | {("corpus", "")}  # none
+    lists = ("channels_removed", "uniform_imgsz", "shapes", "retrained")
+    allowed = {(name, value) for name in lists for value in ("", " ")} | {("corpus", "")}  # none of them
     tries = 0
     for setting in settings:
         if tuple(setting.split("=", 1)) in allowed:

@@ -64,21 +64,30 @@ class YOLOv5(BaseModel):
 class Wired(nn.Module):
     """The layers of a YOLOv5 called one after the other, with Detect as far as its convolutions: what a runtime runs.
 
-    Output: three maps (B, 3 * (5 + nc), ny, nx), which `Detect.raw` and `Detect.decode` turn into predictions. Before a Detect of
-    other code (the original's, ultralytics' anchor-free one) it ends with what that reads; `head` is that layer, else None.
+    Output: three maps (B, 3 * (5 + nc), ny, nx), which `Detect.raw` and `Detect.decode` of its `detect` turn into predictions.
+    Before a Detect of other code (the original's, ultralytics' anchor-free one), its `head`, it ends with what that reads.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.layers, last = model.model, model.model[-1]
-        self.head = None if hasattr(last, "decode") or type(last).__name__ != "Detect" else last
+        self.layers = model.model
+
+    @property
+    def detect(self) -> nn.Module | None:
+        """Our Detect, where that is the last layer."""
+        return self.layers[-1] if hasattr(self.layers[-1], "decode") else None
+
+    @property
+    def head(self) -> nn.Module | None:
+        """Somebody else's Detect, where that is the last layer."""
+        return self.layers[-1] if type(self.layers[-1]).__name__ == "Detect" and self.detect is None else None
 
     def forward(self, x):
         """The three maps of a batch (B, 3, H, W)."""
         outputs = []
         for layer in self.layers:
             inputs = [x if i == -1 else outputs[i] for i in _sources(layer)]
-            if hasattr(layer, "decode"):
+            if layer is self.detect:
                 return [conv(feature) for conv, feature in zip(layer.m, inputs, strict=True)]
             if layer is self.head:
                 return inputs

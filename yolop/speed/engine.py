@@ -79,11 +79,8 @@ class SparseNetwork:
         self.counter = np.zeros(8, np.int64)
         self.pool = ThreadPoolExecutor(threads, initializer=_pin, initargs=(count(),))
         wired = Wired(model) if all(hasattr(layer, "f") for layer in getattr(model, "model", [None])) else model
-        last = wired.layers[-1] if isinstance(wired, Wired) else None
-        self.detect = last if hasattr(last, "decode") else None
-        self.head = wired.head if isinstance(wired, Wired) else None
-        if self.head is not None:
-            self.notes.append(f"the head, {type(self.head).__module__}.Detect, by PyTorch")
+        self.detect, self.head = (wired.detect, wired.head) if isinstance(wired, Wired) else (None, None)
+        self.notes += [f"the head, {type(self.head).__module__}.Detect, by PyTorch"] if self.head is not None else []
         try:
             self.traced = fx.GraphModule(wired, fx.Tracer().trace(wired))
             with torch.no_grad():
@@ -198,9 +195,7 @@ class SparseNetwork:
         if self.detect is not None:
             return torch.from_numpy(decode_arrays(self.detect, [x[0].numpy() for x in results]))
         results = [x.clone(memory_format=torch.contiguous_format) for x in results]
-        if self.head is not None:
-            return self.head(results)
-        return results if self.many else results[0]
+        return self.head(results) if self.head is not None else results if self.many else results[0]
 
     def _view(self, m: Map) -> torch.Tensor:
         """A map as a tensor that shares its memory."""
