@@ -30,8 +30,6 @@ def test_official_weights_fit_the_model_completely():
     assert all(tensors[name].shape == value.shape for name, value in own.items())
     assert {value.dtype for value in tensors.values()} == {torch.float32, torch.int64}
     torch.testing.assert_close(tensors["model.24.anchors"], own["model.24.anchors"])
-    with pytest.raises(CheckpointError, match="another size or number of classes"):
-        official.load_official(yolov5.build(MODELS["n"], 3), tensors)
 
 
 def test_ema_weights_come_first_in_float32(tmp_path, monkeypatch):

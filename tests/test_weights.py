@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from yolop.network import channels, weights, yolov5
+from yolop.network import channels, official, weights, yolov5
 from yolop.network.weights import CheckpointError
 from yolop.specs import MODELS, OfficialSpec, TrainSpec, identity, run_id
 from yolop.store import Record
@@ -57,5 +57,5 @@ def test_the_official_weights_become_a_record(tmp_path, monkeypatch):
         "tensors": 350,
         "parameters": 1_872_157,
     }  # as counted by the original
-    tensors, model = weights.read_official(OFFICIAL), weights.model_of(record(spec, tmp_path))
+    tensors, model = official.read_official(OFFICIAL), weights.model_of(record(spec, tmp_path))
     assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())

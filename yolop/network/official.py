@@ -93,18 +93,6 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         raise CheckpointError(text) from None
 
 
-def load_official(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Put the tensors of `read_official` into a model of the same size and classes; CheckpointError otherwise.
-
-    v6.0's files hold the anchors twice (`anchor_grid`); ours need them once.
-    """
-    try:
-        model.load_state_dict({name: t for name, t in tensors.items() if not name.endswith(".anchor_grid")})
-    except RuntimeError as error:
-        text = f"official weights of another size or number of classes: {' '.join(str(error).split())}"
-        raise CheckpointError(printable(text, 1000)) from None
-
-
 def require_sound(tensors: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
     """ValueError unless all are finite and of the types of the model's: PyTorch would convert, and compute with NaN."""
     for name, tensor in tensors.items():

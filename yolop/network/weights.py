@@ -18,9 +18,7 @@ from yolop.network.official import (
     LIMIT_MB,
     Checkpoint,
     CheckpointError,
-    load_official,
     read_checkpoint,
-    read_official,
     require_same,
     require_sound,
 )
@@ -139,11 +137,9 @@ def model_of(record: Record) -> nn.Module:
 
 def compute(spec: OfficialSpec, parents: dict[str, Record], folder: Path) -> dict:
     """Read the official weights of n on COCO and keep them as safetensors; the number of their tensors."""
-    tensors = read_official(public.official_weights())
-    model = yolov5.build(spec.model, spec.nc)
-    load_official(model, tensors)
+    model, found = load_network(public.official_weights())
     save_weights(model, folder / "weights.safetensors")
-    return {"tensors": len(tensors), "parameters": sum(p.numel() for p in model.parameters())}
+    return {"tensors": len(found.tensors), "parameters": sum(p.numel() for p in model.parameters())}
 
 
 def _take_widths(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:

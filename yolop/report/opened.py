@@ -16,7 +16,7 @@ from yolop.settings import DATASETS, DEFAULT, Study, named_study, parse
 from yolop.specs import MODULES, FolderSpec, PruneSpec, even_point, require, require_known
 from yolop.store import Record, Store, host
 from yolop.study import beyond, further
-from yolop.study.graph import ELSEWHERE, OTHER, PICTURED, PICTURED_RATIOS, PRUNED, Graph, Node, generated
+from yolop.study.graph import ELSEWHERE, OTHER, PICTURED, PICTURED_RATIOS, PRUNED, Graph, Node, generated, labelled
 from yolop.study.names import NAMES
 
 PARAMETERS = ("study", "settings", "records", "out")  # of every notebook
@@ -170,7 +170,7 @@ class OpenStudy:
 
     def labelled_pictures(self) -> dict:
         """Some train pictures with their boxes, those with the smallest and the largest object first."""
-        return self.record(self.graph.labelled()).metrics
+        return self.record(labelled(self.graph)).metrics
 
     def pictures(self) -> dict:
         """Test pictures with their true boxes, and what the models detect in them, p (best) also with some weights zeroed."""

@@ -318,10 +318,11 @@ class Graph:
         spec = PicturesSpec(tuple(variants), self.facts["digest"], self.study.imgsz)
         return Node(spec, (("data", self.data), *((node.id, node) for node in trained)))
 
-    def labelled(self) -> Node:
-        """Some train pictures with their boxes, those with the smallest and the largest object first."""
-        return Node(PicturesSpec((), self.facts["digest"], self.study.imgsz, 8, "train"), (("data", self.data),))
-
     def recipe(self) -> Node:
         """The search for the paper's unpublished p and pruning, by arithmetic over shapes."""
         return Node(RecipeSpec(nc_max=10, papers=20) if self.study.small else RecipeSpec())
+
+
+def labelled(graph: Graph) -> Node:
+    """Some train pictures with their boxes, those with the smallest and the largest object first."""
+    return Node(PicturesSpec((), graph.facts["digest"], graph.study.imgsz, 8, "train"), (("data", graph.data),))
