@@ -210,11 +210,10 @@ class Graph:
         if label == "coco":
             return Node(OFFICIAL)
         _, init, purpose = self.trainings[label]
-        elsewhere, study = purpose in ELSEWHERE, self.study
+        elsewhere, study, batch = purpose in ELSEWHERE, self.study, self.study.batch
         data, facts = (self.corpus, self.corpus_facts) if elsewhere else (self.data, self.facts)
         epochs = study.pretrain_epochs if purpose in ("corpus", "original", "other") else study.epochs
-        drawn = study.dataset == "digits" and not (elsewhere and study.corpus)
-        recipe, batch = {} if drawn else PHOTOGRAPHS, study.batch
+        recipe = {} if study.dataset == "digits" and not (elsewhere and study.corpus) else PHOTOGRAPHS
         if purpose == "same steps":
             epochs += round(self.steps(self.pretrained) / math.ceil(facts["splits"]["train"]["images"] / batch))
         if purpose in ("original", "other"):
