@@ -76,6 +76,7 @@ def test_a_trained_model_is_exported_with_its_description(root, tmp_path):
     for arguments, made in (
         (("--model", "p-best", "--format", "onnx"), {"model.onnx", "model.json"}),
         (("--sparsity", "0.9", "--format", "ncnn"), {"model.ncnn.param", "model.ncnn.bin", "model.json"}),
+        (("--channels-removed", "0.3", "--format", "openvino-bf16"), {"model.xml", "model.bin", "model.json"}),
     ):
         out = tmp_path / arguments[-1]
         assert "model" in run_yolop(root, "export", "smoke", *arguments, "--out", str(out))

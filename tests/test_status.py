@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from support import toy
+from support import toy, yolo_set
 
 from yolop import files, store
 from yolop.__main__ import main
@@ -56,6 +56,19 @@ def test_status_without_a_data_record_or_a_readable_data_set(project, capsys):
     assert main(["status", "digits", "--set", "dataset=absent.yaml"]) == 2
     with pytest.raises(SpecError, match="absent.yaml"):
         status.opened("digits", ["dataset=absent.yaml"])
+
+
+def test_the_name_of_a_report_stands_for_its_study_and_settings(project, tmp_path):
+    path = yolo_set(tmp_path / "mine") / "data.yaml"
+    changes = [f"dataset={path}", "seeds=0,1"]
+    study = status.opened("smoke", changes)
+    with pytest.raises(SpecError, match="study = 'smoke-[0-9a-f]{6}' is not possible"):
+        status.opened(study.settings.report, [])
+    status.remember(study, changes)
+    assert status.opened(study.settings.report, []).settings == study.settings
+    assert status.opened(study.settings.report, ["epochs=3"]).settings.epochs == 3
+    status.remember(status.opened("smoke", []), [])
+    assert [path.name for path in (project / "data/runs").iterdir()] == [f"study-{study.settings.report}.json"]
 
 
 def test_expected_seconds_are_those_of_missing_records(graph, project):

@@ -43,8 +43,9 @@ def opened(name: str, settings: list[str]) -> OpenStudy:
 
 def remember(study: OpenStudy, settings: list[str]) -> None:
     """Keep which study and settings the name of a report stands for: `opened` takes that name, too."""
-    content = {"study": study.settings.name, "settings": settings}
-    write_atomically(files.ROOT / MEMORY.format(study.settings.report), json.dumps(content) + "\n")
+    if study.settings.report not in STUDIES:
+        content = {"study": study.settings.name, "settings": settings}
+        write_atomically(files.ROOT / MEMORY.format(study.settings.report), json.dumps(content) + "\n")
 
 
 def recalled(name: str, settings: list[str]) -> tuple[str, list[str]]:
