@@ -24,7 +24,7 @@ def original():
     """yolov5n with the official weights, the reference, and its images as the network takes them."""
     reference = np.load(REFERENCE)
     model = yolov5.build(MODELS["n"], 80)
-    carried = transfer.transfer_matching(model, official.read_official(WEIGHTS))
+    carried = transfer.transfer_matching(model, official.read_checkpoint(WEIGHTS).tensors)
     assert len(carried) == len(model.state_dict()) - 1  # all but the anchors, which are the default ones
     return model.eval(), reference, torch.from_numpy(reference["images"]).float() / 255
 

@@ -24,7 +24,7 @@ needs_weights = pytest.mark.skipif(not OFFICIAL.exists(), reason="the official w
 
 @needs_weights
 def test_official_weights_fit_the_model_completely():
-    tensors, model = official.read_official(OFFICIAL), yolov5.build(MODELS["n"], 80)
+    tensors, model = official.read_checkpoint(OFFICIAL).tensors, yolov5.build(MODELS["n"], 80)
     own = model.state_dict()
     assert len(tensors) == 350 and set(own) <= set(tensors)
     assert all(tensors[name].shape == value.shape for name, value in own.items())
@@ -43,10 +43,10 @@ def test_ema_weights_come_first_in_float32(tmp_path, monkeypatch):
         torch.nn.init.constant_(model.conv.weight, value)
         model.half()
     torch.save(content | {"epoch": -1, "date": "2021-10-12"}, tmp_path / "a.pt")
-    tensors = official.read_official(tmp_path / "a.pt")
+    tensors = official.read_checkpoint(tmp_path / "a.pt").tensors
     assert tensors["conv.weight"].dtype == torch.float32 and (tensors["conv.weight"] == 2).all()
     torch.save(content | {"ema": None}, tmp_path / "b.pt")
-    assert (official.read_official(tmp_path / "b.pt")["conv.weight"] == 3).all()
+    assert (official.read_checkpoint(tmp_path / "b.pt").tensors["conv.weight"] == 3).all()
 
 
 @needs_weights
@@ -58,7 +58,7 @@ def test_a_damaged_file_is_named(tmp_path):
     for name, content in damaged.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=name):
-            official.read_official(tmp_path / name)
+            official.read_checkpoint(tmp_path / name)
 
 
 def test_a_file_that_would_run_code_is_refused_by_the_name_it_asks_for(tmp_path):
@@ -66,10 +66,10 @@ def test_a_file_that_would_run_code_is_refused_by_the_name_it_asks_for(tmp_path)
     with pytest.raises(
         CheckpointError, match=r"the file asks for \w+.mkdir: only tensors and plain containers are read"
     ):
-        official.read_official(tmp_path / "evil.pt")
+        official.read_checkpoint(tmp_path / "evil.pt")
     torch.save({"model": Trap(os.mkdir, str(tmp_path / "canary"))}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match="old.pt is no zip archive.* save it again"):
-        official.read_official(tmp_path / "old.pt")
+        official.read_checkpoint(tmp_path / "old.pt")
     assert not (tmp_path / "canary").exists()
     with zipfile.ZipFile(tmp_path / "evil.pt") as archive:  # what an unpickler does with it
         pickle.loads(archive.read("evil/data.pkl"))
@@ -85,18 +85,18 @@ def test_a_file_of_the_ultralytics_package_is_named(tmp_path):
 
     torch.save({"model": DetectionModel("yolov8n.yaml", verbose=False)}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"a\.pt: it holds a network of the ultralytics package \(YOLOv5u, YOLOv8"):
-        official.read_official(tmp_path / "a.pt")
+        official.read_checkpoint(tmp_path / "a.pt")
 
 
 def test_what_is_no_file_of_weights_is_named(tmp_path):
     (tmp_path / "a.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
     with pytest.raises(CheckpointError, match=r"a\.pt is a pointer of Git LFS, .*: git lfs pull"):
-        official.read_official(tmp_path / "a.pt")
+        official.read_checkpoint(tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"b\.pt: No such file or directory: give the path"):
-        official.read_official(tmp_path / "b.pt")
+        official.read_checkpoint(tmp_path / "b.pt")
     torch.save({"epoch": 3}, tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match=r"c\.pt is not a YOLOv5 checkpoint: it holds no network and no tensors"):
-        official.read_official(tmp_path / "c.pt")
+        official.read_checkpoint(tmp_path / "c.pt")
 
 
 @needs_cases

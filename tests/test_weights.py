@@ -57,5 +57,5 @@ def test_the_official_weights_become_a_record(tmp_path, monkeypatch):
         "tensors": 350,
         "parameters": 1_872_157,
     }  # as counted by the original
-    tensors, model = official.read_official(OFFICIAL), weights.model_of(record(spec, tmp_path))
+    tensors, model = official.read_checkpoint(OFFICIAL).tensors, weights.model_of(record(spec, tmp_path))
     assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())

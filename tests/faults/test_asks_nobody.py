@@ -93,7 +93,7 @@ if __name__ == "__main__":
         runtimes.load(runtime, folder / runtime, yolov5.fused(model), 64, 1)(torch.zeros(1, 3, 64, 64))
     for path in sorted(traps.iterdir()):  # absent modules, formats that need a package: nobody installs them
         try:
-            (official.read_official if path.suffix == ".pt" else images.read_image)(path)
+            (official.read_checkpoint if path.suffix == ".pt" else images.read_image)(path)
         except (weights.CheckpointError, images.DatasetError) as error:
             print(path.name, str(error)[:200])
         else:

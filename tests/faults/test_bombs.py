@@ -152,7 +152,7 @@ def listed(path):
     folders._refuse(path, problems)
 
 READERS = {
-    ".pt": official.read_official, ".safetensors": lambda path: weights.load_weights(model, path),
+    ".pt": official.read_checkpoint, ".safetensors": lambda path: weights.load_weights(model, path),
     ".yaml": lambda path: folders.read(path), ".label": lambda path: read_set(path, "labels/train/0.txt"),
     ".list": listed,
     ".zip": archive,

@@ -98,7 +98,7 @@ def test_pickles_that_would_run_code(tmp_path, canary, seen):
         for path in (pt(tmp_path / "a.pt", data, [bytes(4)]), tmp_path / "bare.pt"):
             with warnings.catch_warnings(), pytest.raises(CheckpointError) as caught:
                 warnings.simplefilter("ignore")  # of PyTorch, about other protocols
-                official.read_official(path)
+                official.read_checkpoint(path)
             said = shown(caught.value)
             assert len(said) < 1000 and not canary.exists(), name
             if path.name == "bare.pt":
@@ -113,11 +113,11 @@ def test_shells_and_a_damaged_storage(tmp_path, canary, seen):
     state = b"}(" + text("_modules") + b"}" + text("conv") + SHELL + b"}" + text("_parameters") + b"}"
     state += text("weight") + TENSOR + b"ssbs" + text("forward") + text("os.system") + b"u"
     model = b"\x80\x02}" + text("model") + b"cmodels.yolo\nos.mkdir\n" + text(str(canary)) + b"\x85R" + state + b"bs."
-    read = official.read_official(pt(tmp_path / "a.pt", model, [struct.pack("<f", 0.5)]))
+    read = official.read_checkpoint(pt(tmp_path / "a.pt", model, [struct.pack("<f", 0.5)])).tensors
     assert read.keys() == {"conv.weight"} and read["conv.weight"] == 0.5 and not canary.exists()
     for storage in ([bytes(2)], [bytes(8)], [], [struct.pack("<f", float("nan"))]):
         with pytest.raises(CheckpointError, match=r"a\.pt|not finite"):
-            official.read_official(pt(tmp_path / "a.pt", model, storage))
+            official.read_checkpoint(pt(tmp_path / "a.pt", model, storage))
     seen("shells of the original's classes; storages of another size, absent or NaN", 5, "inert; named")
 
 

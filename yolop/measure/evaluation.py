@@ -29,6 +29,7 @@ from yolop.store import Record
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MAX_DET = 300  # detections per image
+RESAMPLES = 200  # of the images of a split, for intervals of mAP and of its differences
 WEIGHTS = 4_000_000  # numbers of 8 bytes, detections x bootstrap samples, that are worked on at once
 Array = np.ndarray
 
@@ -286,4 +287,4 @@ def compute_tie_orders(spec: TieOrdersSpec, parents: dict[str, Record], folder: 
 def compute(spec: EvaluationSpec, parents: dict[str, Record], folder: Path) -> dict:
     """Scores of weights as they are on one split."""
     images = Validation(dataset_of(parents["data"]), spec.split, spec.imgsz)
-    return evaluate(yolov5.fused(model_of(parents["weights"])), images, 200)
+    return evaluate(yolov5.fused(model_of(parents["weights"])), images, RESAMPLES)

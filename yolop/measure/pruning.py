@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from yolop.data.load import dataset_of
-from yolop.measure.evaluation import Validation, evaluate
+from yolop.measure.evaluation import RESAMPLES, Validation, evaluate
 from yolop.network import yolov5
 from yolop.network.weights import load_weights, model_of
 from yolop.progress import progress
@@ -179,7 +179,7 @@ def compute(spec: SweepSpec, parents: dict[str, Record], folder: Path) -> dict:
 
     def row(point: PruneSpec) -> dict:
         pruned = prune(network, point)
-        scores = evaluate(yolov5.fused(pruned), images, 200 if spec.label == "figures" else 0)
+        scores = evaluate(yolov5.fused(pruned), images, RESAMPLES if spec.label == "figures" else 0)
         kept = {k: scores[k] for k in ("mAP50", "mAP50_95", "mAP50_resampled", "groups") if k in scores}
         return asdict(point) | achieved(pruned) | kept
 

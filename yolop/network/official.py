@@ -68,11 +68,6 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
-def read_official(path: Path | str) -> dict[str, torch.Tensor]:
-    """The tensors of `read_checkpoint`."""
-    return read_checkpoint(path).tensors
-
-
 def read_checkpoint(path: Path | str) -> Checkpoint:
     """A file of the original YOLOv5 (.pt, v6.0 to v7.0), or a state dict of one, without executing its pickle.
 

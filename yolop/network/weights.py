@@ -46,15 +46,8 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
     If the file says that its model has widths of its own, the model's convolutions are first given these widths.
     """
     try:
-        with safe_open(path, "pt") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-        own_widths = metadata.get("widths") == "own"
-        if own_widths:
-            _take_widths(model, tensors)
-        require_sound(tensors, model.state_dict())
-        model.load_state_dict(tensors)
-        if own_widths:
-            _require_that_it_runs(model)
+        tensors, said = _contents(path)
+        _fill(model, tensors, said.get("widths") == "own")
     except Exception as error:  # safetensors and torch raise many kinds
         text = f"{path.name} does not hold the weights of this model: {' '.join(str(error).split())}"
         raise CheckpointError(printable(text, 1000)) from None
@@ -78,13 +71,7 @@ def load_network(path: Path) -> tuple[nn.Module, Checkpoint]:
         require_same(found, model, path.name)
         if "model.0.bn.weight" not in tensors:
             model = model.eval().fuse(verbose=False)
-        own_widths = any(tensors[name].shape != tensor.shape for name, tensor in model.state_dict().items())
-        if own_widths:
-            _take_widths(model, tensors)
-        require_sound(tensors, model.state_dict())
-        model.load_state_dict(tensors)
-        if own_widths:
-            _require_that_it_runs(model)
+        _fill(model, tensors, any(tensors[name].shape != own.shape for name, own in model.state_dict().items()))
     except CheckpointError:
         raise
     except Exception as error:  # a file may say anything
@@ -117,13 +104,28 @@ def shape_of(tensors: dict[str, torch.Tensor]) -> tuple[ModelSpec, int]:
 def _own(path: Path) -> Checkpoint:
     """What a file of `save_weights` holds."""
     try:
-        with safe_open(path, "pt") as file:
-            tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+        tensors, said = _contents(path)
         require_sound(tensors, {})
         names = json.loads(said.get("names", "[]"))
         return Checkpoint(tensors, tuple(printable(name, 100) for name in names))
     except Exception as error:  # safetensors raises many kinds
         raise CheckpointError(f"{path}: not a whole safetensors file: {printable(error, 300)}") from None
+
+
+def _contents(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors of a safetensors file by name, and what it says beside them."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+
+
+def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], own_widths: bool) -> None:
+    """Put tensors into a model, whose convolutions take their widths first if these are its own."""
+    if own_widths:
+        _take_widths(model, tensors)
+    require_sound(tensors, model.state_dict())
+    model.load_state_dict(tensors)
+    if own_widths:
+        _require_that_it_runs(model)
 
 
 def model_of(record: Record) -> nn.Module:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -59,7 +61,7 @@ def labelled(metrics: dict) -> Figure:
     `metrics` of a record of pictures: pictures (jpeg in base64, truth) and names of classes. Four pictures a row, a colour for
     each of the commonest classes.
     """
-    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p["jpeg"])))) for p in metrics["pictures"]]
+    images = _decoded(metrics["pictures"])
     truths = [p["truth"] for p in metrics["pictures"]]
     counts = Counter(int(kind) for truth in truths for kind, *_ in truth)
     inks = {kind: ink for (kind, _), ink in zip(counts.most_common(), CLASSES, strict=False)}
@@ -74,8 +76,7 @@ def labelled(metrics: dict) -> Figure:
     for ax, image, truth in zip(axes.flat, images, truths, strict=False):
         ax.imshow(image)
         for kind, x1, y1, x2, y2 in truth:
-            for edge, line in (("#111111", 2.4), (inks.get(int(kind), OTHER_CLASS), 1.2)):
-                ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=line))
+            _frame(ax, (x1, y1, x2, y2), inks.get(int(kind), OTHER_CLASS), 1.2)
     names, families = drawable(metrics["names"])
     shown = [names[kind] for kind in inks]
     handles = [Line2D([], [], color=ink, lw=2.5) for ink in inks.values()]
@@ -93,7 +94,7 @@ def pictures(metrics: dict, shown: int = 1) -> Figure:
     A hit has the true class and an IoU of 0.5 or more with a true box that no surer box has taken. `metrics` of a record of
     pictures: pictures (jpeg in base64, truth) and detections (label, boxes); the first `shown` pictures, a row a network.
     """
-    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p["jpeg"])))) for p in metrics["pictures"][:shown]]
+    images = _decoded(metrics["pictures"][:shown])
     truths = [p["truth"] for p in metrics["pictures"]]
     rows, tallest = metrics["detections"], max(image.shape[0] / image.shape[1] for image in images)
     wide = 1 if len(rows) < 3 else 2  # networks side by side
@@ -107,14 +108,24 @@ def pictures(metrics: dict, shown: int = 1) -> Figure:
         for ax, image, truth, boxes in zip(line, images, truths, row["boxes"], strict=False):
             ax.imshow(image)
             for outcome, box in outcomes(truth, boxes):
-                (x1, y1, x2, y2), (ink, dashes) = box, OUTCOMES[outcome]
-                for edge, width in (("#111111", 2.6), (ink, 1.4)):  # dark below, so that it shows on light pictures too
-                    ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=width, ls=dashes))
+                ink, dashes = OUTCOMES[outcome]
+                _frame(ax, box, ink, 1.4, dashes)
     handles = [Line2D([], [], color=ink, lw=2.5, ls=dashes) for ink, dashes in OUTCOMES.values()]
     plot.legend(
         handles, list(OUTCOMES), loc="outside upper center", ncol=3, facecolor="#777777", labelcolor="white", frameon=True
     )
     return plot
+
+
+def _decoded(pictures: list[dict]) -> list[np.ndarray]:
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(picture["jpeg"])))) for picture in pictures]
+
+
+def _frame(ax: Axes, box: Sequence[float], ink: str, width: float, dashes="-") -> None:
+    """The outline of a box (x1, y1, x2, y2), dark below, so that it shows on light pictures too."""
+    x1, y1, x2, y2 = box
+    for edge, line in (("#111111", width + 1.2), (ink, width)):
+        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=line, ls=dashes))
 
 
 def outcomes(truth: list, boxes: list) -> list[tuple[str, list]]:

@@ -195,13 +195,8 @@ def label_points(ax: Axes, points: list[tuple[float, float, str, str]], size: fl
             cost = box.count_contains(others) + 40 * box.count_overlaps(taken) + 100 * outside + 0.1 * rank
             costs.append((cost, rank, box))
         _, rank, box = min(costs, key=lambda found: found[:2])
-        style = {
-            "textcoords": "offset points",
-            "fontsize": size,
-            "color": ink,
-            "va": "center",
-            "ha": "left" if places[rank][0] > 0 else "right",
-        }
+        side = "left" if places[rank][0] > 0 else "right"
+        style = {"textcoords": "offset points", "fontsize": size, "color": ink, "va": "center", "ha": side}
         if max(abs(places[rank][0]) - 8, abs(places[rank][1]) - 9) > 0:
             style["arrowprops"] = {"arrowstyle": "-", "color": ink, "lw": 0.6, "shrinkB": 4}
         ax.annotate(name, (x, y), xytext=places[rank], **style)

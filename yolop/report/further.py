@@ -38,9 +38,7 @@ def shapes(study: OpenStudy) -> pd.DataFrame:
         score, ratio = model.score(), times[shape]
         over = score - p.score()
         row = {"label": model.label, "model": model.name, "depth": shape.depth, "width": shape.width}
-        row |= {"ratio_to_n": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high} | score.row("mAP50")
-        row |= {"points_over_p": over.value, "over_low": over.low, "over_high": over.high}
-        rows.append(row)
+        rows.append(row | ratio.columns("ratio_to_n", "ratio") | score.row("mAP50") | over.columns("points_over_p", "over"))
     table = pd.DataFrame(rows).sort_values("ratio_to_n", ignore_index=True)
     return table.assign(on_front=table["mAP50"] > table["mAP50"].cummax().shift(fill_value=-1))
 
@@ -69,8 +67,7 @@ def longer(study: OpenStudy) -> pd.DataFrame:
         for label, score in scores.items():
             over = score - scores["n"]
             row = {"label": label, "model": NAMES[label], "epochs": settings.epochs * times} | score.row()
-            row |= {"points_over_n": over.value, "over_low": over.low, "over_high": over.high}
-            rows.append(row)
+            rows.append(row | over.columns("points_over_n", "over"))
     return pd.DataFrame(rows)
 
 
@@ -90,7 +87,7 @@ def retrained(study: OpenStudy) -> pd.DataFrame:
         over = score - dense
         row = {"way": WAYS[way] if ratio else "nothing pruned", "ratio": ratio, "sparsity": starts["sparsity"].mean()}
         row |= {"mAP50_pruned": starts["mAP50"].mean()} | score.row("mAP50")
-        rows.append(row | {"points_kept": over.value, "kept_low": over.low, "kept_high": over.high})
+        rows.append(row | over.columns("points_kept", "kept"))
     return pd.DataFrame(rows)
 
 

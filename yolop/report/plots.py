@@ -15,7 +15,6 @@ from yolop.paper import audit
 from yolop.report.diagrams import architecture, pictures, recipe  # noqa: F401 (so that all figures are found here)
 from yolop.report.drawn import (
     BESIDE,
-    CAPTIONS,  # noqa: F401
     DARK,
     GREY,
     MODELS,
@@ -190,12 +189,8 @@ def sweeps(points: pd.DataFrame, dense: Score | float) -> Figure:
         ax.axvspan(zeros.min(), zeros.max(), color="#eeeeee", lw=0, zorder=0)
         ax.plot(zeros, kept, **PAPER, ls="none")
         ax.axhline(100, color=GREY, lw=0.8)
-        ax.set(
-            xlabel="share of all parameters that is zero",
-            title=TITLES[kind],
-            ylim=(0, None),
-            ylabel="mAP50 kept (% of unpruned, test)",
-        )
+        ax.set(xlabel="share of all parameters that is zero", title=TITLES[kind], ylim=(0, None))
+        ax.set_ylabel("mAP50 kept (% of unpruned, test)")
         names.append((zeros.iloc[0], kept.iloc[0], "the paper", DARK))
         label_points(ax, names)
     return plot

@@ -65,6 +65,10 @@ class Estimate:
     def __neg__(self) -> Estimate:
         return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
+    def columns(self, name: str, limits: str) -> dict[str, float]:
+        """Columns of a table: `<name>`, and the interval as `<limits>_low` and `<limits>_high`."""
+        return {name: self.value, f"{limits}_low": self.low, f"{limits}_high": self.high}
+
     def p_value(self, limit: float) -> float:
         """Two-sided p value of "it is `limit`": 1 minus the level of the interval that just reaches it. NaN without parts."""
         if not self.parts or not np.isfinite(self.value):

@@ -187,14 +187,8 @@ def configurations(rows: pd.DataFrame) -> Figure:
     ax.set_ylim(rows.loc[named, "mAP50_95_low"].min() - 0.01, rows.loc[named, "mAP50_95_high"].max() + 0.03)
     plot.legend(loc="outside lower center", ncol=4, fontsize=8.5)
     shown = rows[named].sort_values("mAP50_95", ascending=False)
-    names = [
-        (
-            row["ratio"],
-            row["mAP50_95"],
-            row["what"].removeprefix("fine-tuned n, ") if "%" in row["what"] else row["what"],
-            GROUPS[kind[i]][1],
-        )
-        for i, row in shown.iterrows()
-    ]
-    label_points(ax, names, size=8)
+    zeros = shown["what"].str.contains("%")  # what is left of their names says enough
+    words = shown["what"].mask(zeros, shown["what"].str.removeprefix("fine-tuned n, "))
+    inks = (GROUPS[kind[i]][1] for i in shown.index)
+    label_points(ax, list(zip(shown["ratio"], shown["mAP50_95"], words, inks, strict=True)), size=8)
     return plot

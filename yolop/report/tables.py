@@ -185,8 +185,7 @@ def controls(study: OpenStudy) -> pd.DataFrame:
     for label in (label for label in study.models() if label not in ("p-best", "s")):
         ahead = best - study.model(label).score()
         row = {"label": label, "compared_with": NAMES[label], "steps_p_best": steps}
-        row |= {"steps": all_steps(study, label), "points_ahead": ahead.value}
-        row |= {"ahead_low": ahead.low, "ahead_high": ahead.high}
+        row |= {"steps": all_steps(study, label)} | ahead.columns("points_ahead", "ahead")
         rows.append(row | {"decided": ahead.low > 0 or ahead.high < 0})
     return pd.DataFrame(rows)
 

@@ -13,7 +13,7 @@ from yolop.data import Dataset, DatasetError, digits
 from yolop.data.folder import read
 from yolop.data.load import dataset_of
 from yolop.files import StoreError
-from yolop.measure.evaluation import Validation, evaluate
+from yolop.measure.evaluation import RESAMPLES, Validation, evaluate
 from yolop.network.official import CheckpointError
 from yolop.network.weights import load_network, model_of
 from yolop.report.scores import Score
@@ -22,11 +22,10 @@ from yolop.specs import SpecError, TrainSpec, require, require_known
 from yolop.speed.configurations import calibration_images
 from yolop.study.graph import Graph, Node, trainings_of
 from yolop.study.names import NAMES
-from yolop.study.plan import by_notebook
+from yolop.study.plan import all_nodes
 
 FILES = (".pt", ".pth", ".safetensors")
 IMGSZ = 320  # px, where nothing says otherwise
-RESAMPLES = 200  # of the bootstrap of mAP
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def _trainings(graph: Graph, seed: int) -> dict[str, Node]:
     """Every training of a study by its label and the name that reports show, for one seed, and by run id for all seeds."""
     found = {label: graph.training(label, seed) for label in graph.trainings}
     found |= {NAMES[label]: node for label, node in found.items() if label in NAMES}
-    for node in (node for nodes in by_notebook(graph).values() for node in nodes if isinstance(node.spec, TrainSpec)):
+    for node in (node for node in all_nodes(graph) if isinstance(node.spec, TrainSpec)):
         found.setdefault(node.id, node)
         if node.spec.seed == seed:
             found.setdefault(node.spec.label, node)

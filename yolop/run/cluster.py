@@ -69,17 +69,9 @@ def connected(address: str) -> Iterator:
     # workers must be able to start processes, which children of a daemon may not
     with dask.config.set({"distributed.worker.daemon": False}):
         if address == "local":
-            threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            with (
-                distributed.LocalCluster(
-                    len(idle.usable_cores()),
-                    threads_per_worker=1,
-                    resources={"train": 1},
-                    dashboard_address="127.0.0.1:0",
-                    env=threads,
-                ) as local,
-                distributed.Client(local) as client,
-            ):
+            how = {"threads_per_worker": 1, "resources": {"train": 1}, "dashboard_address": "127.0.0.1:0"}
+            how["env"] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+            with distributed.LocalCluster(len(idle.usable_cores()), **how) as local, distributed.Client(local) as client:
                 yield client
             return
         try:
@@ -137,10 +129,6 @@ class _Run:
         self.client, self.nodes, self.paths, self.quiet, self.board = client, nodes, paths, quiet, board
         self.futures, self.given, self.tries, self.unfit = {}, {}, defaultdict(int), defaultdict(set)
         self.events: queue.SimpleQueue = queue.SimpleQueue()
-        self.children = defaultdict(list)
-        for run_id, node in nodes.items():
-            for _, parent in node.parents:
-                self.children[parent.id].append(run_id)
         for run_id in nodes:
             self._submit(run_id)
 

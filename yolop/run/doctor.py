@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psutil
 from packaging.version import Version
 
-from yolop import files
+from yolop import files, idle
 from yolop.packages import conflicts, installed, locked
 from yolop.store import VERSIONED
 
@@ -57,7 +57,7 @@ def versions() -> Iterator[tuple[str, str]]:
         for name, version in wanted.items()
         if name not in there or Version(there[name]).public != Version(version).public  # 2.14.1+cpu is 2.14.1
     }
-    fix = "make clean, then make study; or pip install --require-hashes -r requirements.lock"
+    fix = "make clean, then make study; or pip install --no-deps --require-hashes -r requirements.lock"
     for level, names in (("FAIL", set(wrong) & set(VERSIONED)), ("WARN", set(wrong) - set(VERSIONED))):
         if names:
             yield level, "; ".join(wrong[name] for name in sorted(names)[:5]) + f" ({len(names)} differ): {fix}"
@@ -67,7 +67,7 @@ def versions() -> Iterator[tuple[str, str]]:
 
 def cores() -> Iterator[tuple[str, str]]:
     """Processor cores, and variables that let libraries use fewer of them."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = len(idle.usable_cores())
     fewer = [name for name in THREADS if os.environ.get(name, "").isdecimal() and int(os.environ[name]) < min(count, 2)]
     if fewer:
         yield "WARN", f"{count} cores: unset {', '.join(fewer)}, or training takes twice as long"

@@ -12,7 +12,7 @@ from yolop.files import DamagedRecord
 from yolop.report.opened import OpenStudy
 from yolop.run.status import graph_of
 from yolop.store import Record
-from yolop.study.plan import by_notebook
+from yolop.study.plan import all_nodes
 
 # Kinds whose numbers are times of a machine: only ratios are compared.
 TIMED = ("latency", "stem", "sparse-tensors", "atlas", "configuration-times", "narrowing-times")
@@ -32,7 +32,7 @@ def drift(opened: OpenStudy) -> pd.DataFrame:
     computed" (no fresh record of the same id: another data set, version or setting gives another id).
     """
     graph = graph_of(opened, ("committed",))
-    nodes = [node for nodes in by_notebook(graph).values() for node in nodes] if graph else []
+    nodes = all_nodes(graph) if graph else []
     pairs = {node.id: (_read(store.read_committed, node.id), _read(store.read_computed, node.id)) for node in nodes}
     noise, rows = _noise([ours for ours, _ in pairs.values() if ours]), []
     for run_id, (ours, theirs) in pairs.items():

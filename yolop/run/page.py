@@ -13,8 +13,8 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode, v4
 
 from yolop.paper.claims import load
-from yolop.report import further  # noqa: F401 (its captions)
-from yolop.report.plots import CAPTIONS
+from yolop.report import further, plots  # noqa: F401 (whose figures have the captions)
+from yolop.report.drawn import CAPTIONS
 
 INERT = {  # what Markdown may become: names of classes come from strangers
     "tags": "a blockquote br code em h1 h2 h3 h4 h5 h6 hr li ol p pre strong table tbody td th thead tr ul".split(),

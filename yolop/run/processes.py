@@ -14,13 +14,12 @@ import time
 import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait as wait_for
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
 
-from yolop import files, idle
+from yolop import files, idle, parent
 from yolop.files import StoreError
 from yolop.run.doctor import THREADS
 from yolop.run.estimate import memory_gb
@@ -154,15 +153,8 @@ def _begin(threads: int, lines, root: Path, data: Path | None) -> None:
     files.ROOT, files.DATA = root, data
     places = {"YOLOP_ROOT": str(root)} | ({"YOLOP_DATA": str(data)} if data else {})  # for processes that this one starts
     os.environ |= places | dict.fromkeys(THREADS, str(threads))  # PyTorch is not imported yet
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent.follow()
     sys.stdout = _Lines(lines)
-
-
-def _end_with_parent() -> None:
-    wait_for([parent_process().sentinel])
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-    os._exit(1)
 
 
 def _work(node: Node) -> float:

@@ -22,7 +22,7 @@ from yolop.run.page import page
 from yolop.run.status import graph_of
 from yolop.settings import DEFAULT, STUDIES, named_study
 from yolop.specs import require
-from yolop.study.plan import by_notebook
+from yolop.study.plan import all_nodes
 
 README_STUDY = "bccd"  # whose results stand in the READMEs and in the ledger over all studies
 LEDGER_HEAD = """\
@@ -72,7 +72,7 @@ def unneeded() -> list[Path]:
     """Committed records that no report has used, no named study needs, and no used record names as what it starts from."""
     manifests = [read_json(path)["records"] for path in (files.ROOT / "reports").glob("*/manifest.json")]
     graphs = (graph_of(OpenStudy(study, store.Store("committed")), ("committed",)) for study in STUDIES.values())
-    planned = {node.id for graph in graphs if graph for nodes in by_notebook(graph).values() for node in nodes}
+    planned = {node.id for graph in graphs if graph for node in all_nodes(graph)}
     used = {store.committed_path(files.ROOT, run_id) for run_id in planned.union(*manifests)}
     named = "".join(path.read_text(encoding="utf-8") for path in used if path.exists())
     rest = set((files.ROOT / "data" / "records").glob("*.json")) - used

@@ -122,8 +122,9 @@ def _compute(study: OpenStudy, numbers: list[str], jobs: str, cluster: str, prog
     _side_by_side(missing_of(study.sources), jobs, progress)
     nodes = missing_of(all_nodes(graph_of(study, ("computed",)), numbers))
     if cluster:
-        with connected(cluster) as client, progress.of("cluster", {"cluster": max(estimate.seconds(nodes).values(), default=0)}):
-            nodes = on_workers(client, nodes, estimate.seconds(nodes), progress)
+        took = estimate.seconds(nodes)
+        with connected(cluster) as client, progress.of("cluster", {"cluster": max(took.values(), default=0)}):
+            nodes = on_workers(client, nodes, took, progress)
     _side_by_side(nodes, jobs, progress)
 
 

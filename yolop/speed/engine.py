@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from yolop import idle
 from yolop.measure import latency
 from yolop.network.head import decode_arrays
 from yolop.network.yolov5 import Wired, require_unmasked
@@ -25,7 +26,7 @@ from yolop.specs import SpecError, require
 from yolop.speed import kernels
 from yolop.speed.tracing import Layout, Map, Op, Reader
 
-CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
+CORES = idle.usable_cores()
 PARTS = ("at", "plane", "pitch")  # of where a map lies: its first pixel, the lengths of a plane and of a row
 PATHS = {1: "non-zeros", kernels.GROUP: "groups of four"}  # filters in a group -> how a convolution runs
 REPEATS, ROUNDS = 10, 5  # of an operation, when both ways are timed

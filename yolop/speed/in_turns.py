@@ -6,18 +6,17 @@ each runtime runs alone, all of its networks one after the other in one process.
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from itertools import chain
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import get_context
 
 import numpy as np
 
+from yolop import parent
 from yolop.measure import latency
 from yolop.speed_specs import ConfigurationTimesSpec
 
@@ -69,18 +68,11 @@ class Worker:
 
 def _make(make: Callable[..., Callable[[], object]], *arguments) -> None:
     """In a worker process: make the call and warm it up."""
-    if not any(thread.name == _end_with_parent.__name__ for thread in threading.enumerate()):
-        threading.Thread(target=_end_with_parent, name=_end_with_parent.__name__, daemon=True).start()
+    parent.follow()
     _calls.clear()
     _calls.append(make(*arguments))
     for _ in range(WARMUP):
         _calls[0]()
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is killed, which could not say so."""
-    wait([parent_process().sentinel])
-    os._exit(1)
 
 
 def _block(calls: int) -> list[float]:
@@ -99,17 +91,14 @@ def apart(baseline: Named, groups: Iterable[Iterable[Named]], spec: Configuratio
     """Times of "baseline" and "other" as of `paired` for each job; each group's process takes turns with the baseline's."""
     with Worker(*baseline) as first:
         for group in groups:
-            second = None
-            try:
+            with ExitStack() as stack:
+                second = None
                 for label, job in group:
                     if second:
                         second.make(label, job)
                     else:
-                        second = Worker(label, job)
+                        second = stack.enter_context(Worker(label, job))
                     yield paired({"baseline": first, "other": second}, spec.rounds, spec.calls, seed)
-            finally:
-                if second:
-                    second.__exit__()
 
 
 def together(baseline: Named, groups: Iterable[Iterable[Named]], spec: ConfigurationTimesSpec, seed: int = 0) -> Iterator[dict]:

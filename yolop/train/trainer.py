@@ -29,14 +29,13 @@ from yolop.data.images import Kept
 from yolop.data.load import dataset_of
 from yolop.files import StoreError, sha256
 from yolop.measure import pruning
-from yolop.measure.evaluation import Validation, evaluate
+from yolop.measure.evaluation import RESAMPLES, Validation, evaluate
 from yolop.network import channels, transfer, weights, yolov5
 from yolop.network.head import fit_anchors
 from yolop.specs import SparseTrainSpec, TrainSpec
 from yolop.store import UNFINISHED, Record
 from yolop.train import resume
 
-RESAMPLES = 200  # of the test images, for intervals of mAP50 and of its differences
 torch.utils.deterministic.fill_uninitialized_memory = False  # deterministic without it, and a tenth faster
 
 
