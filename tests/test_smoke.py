@@ -65,7 +65,7 @@ def test_every_table_and_figure_of_the_paper_is_there(root):
     assert {f"figure-{n}" for n in (2, 3, 4, 5)} <= names and len(names) == 35
     figures = [name for name, one in inspect.getmembers(plots) if "Drawn" in str(getattr(one, "__signature__", ""))]
     drawn = {path.stem.replace("-", "_") for path in (report / "figures").iterdir()}
-    assert drawn == set(figures) and len(drawn) == 18
+    assert drawn == set(figures) and len(drawn) == 19
     assert len(list((report / "notebooks").glob("*.ipynb"))) == 6
     page = (report / "index.html").read_text()
     assert len(page) > 100_000 and str(root) not in page
@@ -111,7 +111,7 @@ def test_committed_records_give_the_same_report_without_data_weights_or_torch(ro
     done = subprocess.run([sys.executable, "-c", READ, *books], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     made = sorted(path for path in (tmp_path / "out").rglob("*.*") if path.suffix in (".csv", ".svg", ".jpg"))
-    assert len(made) == 35 + 18
+    assert len(made) == 35 + 19
     for path in (*made, tmp_path / "out" / "claims.json"):
         name = path.relative_to(tmp_path / "out")
         assert (root / "reports" / "smoke" / name).read_bytes() == path.read_bytes(), name

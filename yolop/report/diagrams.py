@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from yolop.report.drawn import DARK, GREY, MODELS, MODULES, WIDTH, canvas, drawable, figure, label_points
@@ -78,10 +79,9 @@ def labelled(metrics: dict) -> Figure:
         for kind, x1, y1, x2, y2 in truth:
             _frame(ax, (x1, y1, x2, y2), inks.get(int(kind), OTHER_CLASS), 1.2)
     names, families = drawable(metrics["names"])
-    shown = [names[kind] for kind in inks]
-    handles = [Line2D([], [], color=ink, lw=2.5) for ink in inks.values()]
-    if len(counts) > len(inks):
-        handles, shown = [*handles, Line2D([], [], color=OTHER_CLASS, lw=2.5)], [*shown, "others"]
+    shown = {names[kind]: ink for kind, ink in inks.items()} | ({"others": OTHER_CLASS} if len(counts) > len(inks) else {})
+    outlined = [withStroke(linewidth=4, foreground=DARK)]  # white shows on white paper too
+    handles = [Line2D([], [], color=ink, lw=2.5, path_effects=outlined) for ink in shown.values()]
     prop = {"family": families, "size": 8.5}
     plot.legend(handles, shown, loc="outside lower center", ncol=4, prop=prop)
     return plot

@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from yolop.paper import audit
-from yolop.report.diagrams import architecture, pictures, recipe  # noqa: F401 (so that all figures are found here)
+from yolop.report.diagrams import architecture, labelled, pictures, recipe  # noqa: F401 (so that all figures are found here)
 from yolop.report.drawn import (
     BESIDE,
     DARK,

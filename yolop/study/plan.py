@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from yolop.specs import METHODS
 from yolop.study import beyond, further
-from yolop.study.graph import Graph, Node
+from yolop.study.graph import Graph, Node, labelled
 
 
 def by_notebook(graph: Graph) -> dict[str, list[Node]]:
@@ -19,7 +19,7 @@ def by_notebook(graph: Graph) -> dict[str, list[Node]]:
     scratch = [node for label in study.models for node in trained[label]]
     plan = {
         "01": [graph.data, graph.census("own"), graph.census("sizes"), graph.stem()],
-        "02": [graph.census("grid"), graph.latency("grid"), graph.recipe(), *scratch, graph.latency("models")],
+        "02": [labelled(graph), graph.census("grid"), graph.latency("grid"), graph.recipe(), *scratch, graph.latency("models")],
         "03": [node for nodes in trained.values() for node in nodes],
         "04": [graph.sweep(label, seed) for label in ("figures", *METHODS) for seed in study.seeds]
         + [graph.sensitivity(seed) for seed in study.seeds],
