@@ -21,9 +21,10 @@ read: $(READ)/.ready
 	$(READ)/bin/python -m yolop verify $(STUDY)
 	@echo "Read and rerun them: $(READ)/bin/jupyter lab, or $(READ)/bin/papermill, or $(READ)/bin/pytest --nbval-lax notebooks"
 
+# Two processes of one thread each, a test file at a time; `pytest` alone runs one after another.
 test: $(BIN)/.ready
 	$(call timed,lint,$(BIN)/ruff check .)
-	$(call timed,tests,$(BIN)/python -m pytest)
+	$(call timed,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder)
 	$(call timed,notebooks,$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks)
 
 test-faults: $(BIN)/.ready

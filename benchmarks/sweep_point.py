@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from yolop import store
+from yolop import files
 from yolop.data import digits
 from yolop.measure import pruning
 from yolop.measure.evaluation import Validation, evaluate
@@ -36,7 +36,7 @@ def main(rounds: int) -> None:
         spec = DigitsSpec(imgsz=IMGSZ, train=320, val=IMAGES, test=16, size_px=(40, 100))
         data = digits.generate(spec, folder / "digits")
         model, validation = yolov5.build(MODELS["n"], data.nc), Validation(data, "val", IMGSZ)
-        trained = sorted(store.ROOT.glob("data/runs/digits/train-n-*/weights.safetensors"))
+        trained = sorted(files.ROOT.glob("data/runs/train-n-e20-*/weights.safetensors"))
         if trained:
             weights.load_weights(model, trained[0])
         print("ours: " + ("weights of the digits study" if trained else "random weights"))

@@ -16,6 +16,11 @@ settings.register_profile("yolop", deadline=None, derandomize=True, database=Non
 settings.load_profile("yolop")
 
 
+def pytest_collection_modifyitems(items):
+    """The file that runs a whole study comes first: it takes longest, so that of two processes neither waits for it at the end."""
+    items.sort(key=lambda item: item.path.stem != "test_smoke")
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Every connection to another machine is refused, so that a test which needs one fails everywhere."""

@@ -94,6 +94,7 @@ REFUSED = {
     "train holds a number": (config(train=["images/train", 7]), "train: .* is not a path"),
     "no such root": (config(path="gone"), "train: images/train leads to .*gone/images/train, neither"),
     "no such folder": (config(val="images/valid"), "val: images/valid leads to .*, neither"),
+    "path is not here": (config(path="/kaggle/input/set"), "there is no /kaggle/input/set: correct it, or leave it out"),
     "split is an image": (config(val="images/val/0.png"), "neither a folder nor a .txt list"),
     "folder without images": (config(val="labels/val"), "val: no images in 'labels/val'"),
     "empty list": (list_of(b"\n"), "val: no images in 'v.txt'"),
@@ -192,6 +193,7 @@ def test_an_image_without_label_file_is_background_and_a_label_without_image_is_
     (root / "labels/train/1.txt").unlink()
     (root / "labels/train/0.txt").write_text("")
     (root / "labels/train/7.txt").write_text("nonsense")
+    (root / "labels/train/classes.txt").write_text("cat\ndog\n")  # no label: programs write it beside them
     dataset = read(root / "data.yaml")
     assert [label.shape for label in dataset.splits["train"].labels] == [(0, 5), (0, 5), (2, 5)]
     assert dataset.warnings == (

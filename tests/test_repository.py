@@ -117,7 +117,7 @@ def test_every_import_is_a_declared_dependency():
 
 
 def test_no_package_is_pinned_that_nothing_imports():
-    tools = {"ipykernel", "jupyterlab", "nbclient", "nbval", "pytest", "pytest-timeout", "ruff", "onnx"}  # run, not imported
+    tools = {"ipykernel", "jupyterlab", "nbclient", "nbval", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "onnx"}  # run
     tools |= {"scikit-image"}  # its photographs are read
     owners, used = packages_distributions(), set()
     for path in [*ROOT.glob("yolop/**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]:

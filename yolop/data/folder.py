@@ -115,8 +115,7 @@ class _Place:
         real = Path(os.path.realpath(path)) if os.path.exists(path) else self.homes[0]
         if any(real.is_relative_to(home) for home in self.homes):
             return ""
-        way_out = "move that into it, or let path name the folder that holds all"
-        return f"{path} leads out of the data set, to {real}; {way_out}"
+        return f"{path} leads out of the data set, to {real}; move that into it, or let path name the folder that holds all"
 
     def name(self, path: Path) -> str:
         """A file's path inside the data set, the same wherever that lies and however its folder is spelled."""
@@ -249,7 +248,8 @@ def _images(split: str, entry: str | list[str], place: _Place, problems: list[st
         elif os.path.isfile(path) and path.suffix == ".txt":
             images += _listed(path, place, problems)
         else:
-            problems.append(f"{split}: {item} leads to {path}, neither a folder nor a .txt list of images")
+            hint = "" if place.root.is_dir() else f"; path: there is no {place.root}: correct it, or leave it out"
+            problems.append(f"{split}: {item} leads to {path}, neither a folder nor a .txt list of images{hint}")
     if not images and len(problems) == before:
         problems.append(f"{split}: no images in {_shown(entry)}; looked for {' '.join(SUFFIXES)}")
     return list(dict.fromkeys(images))
@@ -385,8 +385,8 @@ def _warnings(paths: dict[str, list[Path]], samples: dict[Path, _Sample]) -> lis
 def _surplus(samples: dict[Path, _Sample], place: _Place) -> list[str]:
     """Of files beside the labels that belong to no image, or are not read."""
     labels = {label_file(image) for image in samples}
-    folders = {label.parent for label in labels}
-    orphans = sorted({label for folder in folders for label in folder.glob("*.[tT][xX][tT]")} - labels)
+    folders, lists = {label.parent for label in labels}, {label.with_name("classes.txt") for label in labels}
+    orphans = sorted({label for folder in folders for label in folder.glob("*.[tT][xX][tT]")} - labels - lists)
     warnings = []
     if orphans:
         warnings.append(f"{len(orphans)} label files belong to no image; the first: {place.name(orphans[0])}")
