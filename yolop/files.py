@@ -37,6 +37,10 @@ class StoreError(RuntimeError):
         return [f"{type(self).__name__}: {self}"]
 
 
+# Errors whose message says what to do; a traceback would only hide it.
+PLAIN = ("StoreError", "DamagedRecord", "SpecError", "DatasetError", "DownloadError", "TrainingError")
+
+
 class NotebookError(RuntimeError):
     """A notebook did not run to its end; the message says which cell, why, and where it was kept."""
 

@@ -29,14 +29,6 @@ def _dataset(value: str) -> bool:
     return value in DATASETS or value.endswith((".yaml", ".yml"))
 
 
-def _corpus(value: str) -> bool:
-    return not value or value != "digits" and _dataset(value)
-
-
-def _device(value: str) -> bool:
-    return value == "cpu" or (value.isascii() and value.isdecimal() and len(value) < 4)
-
-
 @dataclass(frozen=True)
 class Study:
     """All that a run of everything needs; each field but `name` and `digest` is a setting.
@@ -62,7 +54,8 @@ class Study:
     pretraining: str = setting("corpus", " or ".join(PRETRAININGS), lambda v: v in PRETRAININGS, "custom pretraining")
     pretrain_epochs: int = setting(6, "1 to 1000", lambda v: 1 <= v <= 1000, "epochs of custom pretraining")
     corpus: str = setting(
-        "", "the path of a data.yaml, or " + ", ".join(f'"{name}"' for name in DATASETS[1:]), _corpus,
+        "", "the path of a data.yaml, or " + ", ".join(f'"{name}"' for name in DATASETS[1:]),
+        lambda v: not v or v != "digits" and _dataset(v),
         "the set to pretrain on, of any classes and sizes; none: generated digits, or with pretraining=coco what the data set has",
     )  # fmt: skip
     seeds: tuple[int, ...] = setting(
@@ -96,7 +89,10 @@ class Study:
     small: bool = setting(
         False, "true or false", lambda v: True, "few images, candidates and points: everything runs, nothing is to be believed"
     )
-    device: str = setting("cpu", '"cpu" or the number of a GPU', _device, "where to train; no part of any identity")
+    device: str = setting(
+        "cpu", '"cpu" or the number of a GPU', lambda v: v == "cpu" or v.isascii() and v.isdecimal() and len(v) < 4,
+        "where to train; no part of any identity",
+    )  # fmt: skip
     digest: str = ""  # content of the data set behind a path, where it is known
     corpus_digest: str = ""  # the same of `corpus`
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torchvision.ops import batched_nms
 from ultralytics.utils.metrics import ap_per_class, box_iou
 from ultralytics.utils.ops import xywh2xyxy
 
@@ -126,6 +125,8 @@ def _suppress(output: torch.Tensor, conf: float, iou: float, multi_label: bool) 
     same result at a fraction of the time where a pruned network sees something everywhere. ultralytics' NMS is not used,
     because it gives up after a time limit and leaves the remaining images without detections.
     """
+    from torchvision.ops import batched_nms  # as long to import as PyTorch: processes that only time do without it
+
     boxes, scores = xywh2xyxy(output[:4].T), output[4:].T
     if multi_label:
         index, classes = (scores > conf).nonzero(as_tuple=True)

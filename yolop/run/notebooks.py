@@ -17,13 +17,10 @@ import nbformat
 import psutil
 
 from yolop import files
-from yolop.files import NotebookError, StoreError, way_out, write_atomically
+from yolop.files import PLAIN, NotebookError, StoreError, way_out, write_atomically
 from yolop.report.opened import PARAMETERS
 from yolop.settings import parse
 from yolop.specs import require
-
-# Errors whose message says what to do; a traceback would only hide it.
-PLAIN = ("StoreError", "DamagedRecord", "SpecError", "DatasetError", "DownloadError", "TrainingError")
 
 
 def notebooks(only: str = "") -> list[Path]:

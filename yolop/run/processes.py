@@ -20,10 +20,9 @@ from pathlib import Path
 import psutil
 
 from yolop import files, idle, parent
-from yolop.files import StoreError
+from yolop.files import PLAIN, StoreError
 from yolop.run.doctor import THREADS
 from yolop.run.estimate import memory_gb
-from yolop.run.notebooks import PLAIN
 from yolop.run.progress import Board, Progress
 from yolop.run.schedule import Queue, needs_all
 from yolop.specs import require
