@@ -1,34 +1,157 @@
-"""Pictures of every report page, at 1280 and 390 px, and of every figure, to be looked at: python benchmarks/screenshots.py OUT.
+"""Pictures of pages, at 1280 and 390 px, and of figures, to be looked at; and what a browser says of each page.
 
-Needs Chromium from the system's packages as `chromium`; nothing is fetched.
+    python benchmarks/screenshots.py OUT [PAGE, FIGURE, FOLDER or URL ...]      # default: reports
+
+Needs Chromium from the system's packages as `chromium`; it is driven by websocket-client, which JupyterLab brings. A page at fault
+is named, and the exit status is 1: it asked for something outside itself, the console has an error, it is cut on the right, it is
+longer than 12 screens at 1280 x 800 px, or a text has less contrast than 4.5.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
 import sys
+import time
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import websocket
 
 REPORTS = Path(__file__).resolve().parents[1] / "reports"
-WIDTHS, HIGH = (1280, 390), 12000  # px; a page that is longer is cut
+WIDTHS, SCREEN, MOST_SCREENS, LEAST_CONTRAST = (1280, 390), 800, 12, 4.5
+PIECE = 1600  # px: height of a picture, since a whole page in one could not be read
+WAIT = 1.5  # seconds that a page may still load for
+LOOK = """(() => {
+  const light = c => c.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const rgb = text => (text.match(/[\\d.]+/g) || []).map(Number);
+  const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+    if (c.length == 3 || c[3] > 0) return c.slice(0, 3) } return [255, 255, 255] };
+  const pale = new Set();
+  const words = document.createTreeWalker(document.body || document.documentElement, NodeFilter.SHOW_TEXT);
+  while (words.nextNode()) {
+    const e = words.currentNode.parentElement, text = words.currentNode.data.trim();
+    if (!text || e.closest('style, script') || !e.getClientRects().length) continue;
+    const ink = rgb(e instanceof SVGElement ? getComputedStyle(e).fill : getComputedStyle(e).color).slice(0, 3);
+    const [a, b] = [light(ink), light(behind(e))].sort((a, b) => b - a);
+    const contrast = (a + 0.05) / (b + 0.05);
+    if (contrast < LEAST) pale.add(text.slice(0, 40) + ' ' + contrast.toFixed(1));
+  }
+  const dead = [...document.querySelectorAll('a[href^="#"]')].map(a => a.getAttribute('href'))
+    .filter(href => !document.getElementById(decodeURIComponent(href.slice(1))));
+  return {pale: [...pale], dead, wide: document.documentElement.scrollWidth, high: document.documentElement.scrollHeight};
+})()""".replace("LEAST", str(LEAST_CONTRAST))
 
 
-def picture(page: Path, to: Path, width: int, height: int) -> None:
-    """A picture of a page or of an SVG, as headless Chromium draws it."""
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    options += [f"--window-size={width},{height}", f"--screenshot={to}"]
-    subprocess.run(["chromium", *options, page.as_uri()], check=True, capture_output=True, timeout=120)
+UNFOLD = "document.querySelectorAll('details').forEach(folded => folded.open = true)"
 
 
-def main(out: Path) -> None:
-    """All pictures into the folder `out`."""
+class Browser:
+    """Headless Chromium, spoken to by its DevTools protocol."""
+
+    def __init__(self, folder: str):
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0"]
+        options += ["--remote-allow-origins=*", f"--user-data-dir={folder}", "about:blank"]
+        self.process = subprocess.Popen(["chromium", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        place, until = Path(folder, "DevToolsActivePort"), time.monotonic() + 60
+        while not (place.exists() and place.read_text().count("\n") == 1):
+            if time.monotonic() > until:
+                raise SystemExit("chromium does not answer after 60 seconds")
+            time.sleep(0.1)
+        port, path = place.read_text().split()
+        self.socket = websocket.create_connection(f"ws://127.0.0.1:{port}{path}", timeout=120)
+        self.numbers, self.events, self.session = count(1), [], None
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.ask(f"{domain}.enable")
+
+    def ask(self, method: str, **parameters) -> dict:
+        """The answer to a command; events that come meanwhile are kept."""
+        number = next(self.numbers)
+        message = {"id": number, "method": method, "params": parameters}
+        self.socket.send(json.dumps(message | ({"sessionId": self.session} if self.session else {})))
+        while (answer := json.loads(self.socket.recv())).get("id") != number:
+            self.events.append(answer)
+        if "error" in answer:
+            raise SystemExit(f"chromium, {method}: {answer['error']['message']}")
+        return answer["result"]
+
+    def run(self, script: str):
+        """What a script gives on the page that is open."""
+        return self.ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def look(self, url: str, width: int, high: int = SCREEN) -> dict:
+        """Open a page; its size, its pale texts and dead anchors, and what it asked for and complained of."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=high, deviceScaleFactor=1, mobile=width < 600)
+        self.ask("Page.navigate", url="about:blank")
+        self.events.clear()
+        self.ask("Page.navigate", url=url)
+        time.sleep(WAIT)
+        found = self.run(LOOK)
+        told = [(event["method"], event["params"]) for event in self.events if "method" in event]
+        asked = [params["request"]["url"] for method, params in told if method == "Network.requestWillBeSent"]
+        errors = [params for method, params in told if method in ("Runtime.exceptionThrown", "Log.entryAdded")]
+        errors += [p for method, p in told if method == "Runtime.consoleAPICalled" and p["type"] in ("error", "warning")]
+        others = [to for to in asked if to.split("#")[0] != url.split("#")[0] and not to.startswith("data:")]
+        return found | {"asked": others, "errors": [json.dumps(error)[:300] for error in errors]}
+
+    def pictures(self, to: Path, width: int, most: int = 10**6) -> None:
+        """Pictures of the page that is open, folds and all, from top to bottom, none higher than PIECE."""
+        high = min(self.run("document.documentElement.scrollHeight"), most)
+        for number, top in enumerate(range(0, high, PIECE)):
+            clip = {"x": 0, "y": top, "width": width, "height": min(PIECE, high - top), "scale": 1}
+            data = self.ask("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"]
+            to.with_name(f"{to.name}-{number:02}.png").write_bytes(base64.b64decode(data))
+
+
+def faults(found: dict, width: int) -> list[str]:
+    """What is wrong with a page, in words."""
+    said = [f"asks for {url}" for url in found["asked"]] + [f"console: {error}" for error in found["errors"]]
+    said += [f"no place on the page: {anchor}" for anchor in found["dead"]] + [f"pale: {text}" for text in found["pale"]]
+    said += [f"cut: {found['wide']} px wide"] * (found["wide"] > width)
+    screens = found["high"] / SCREEN
+    return said + [f"{screens:.1f} screens"] * (width == max(WIDTHS) and screens > MOST_SCREENS)
+
+
+def places(name: str) -> list[str]:
+    """URLs of a page, a figure, or of all that lie below a folder."""
+    if "://" in name:
+        return [name]
+    path = Path(name).resolve()
+    found = sorted(p for end in ("html", "svg") for p in path.rglob(f"*.{end}")) if path.is_dir() else [path]
+    return [each.as_uri() for each in found]
+
+
+def main(out: Path, names: list[str]) -> int:
+    """All pictures into the folder `out`; 1 where a page is at fault."""
     out.mkdir(parents=True, exist_ok=True)
-    for page in sorted(REPORTS.glob("*/index.html")):
-        for width in WIDTHS:
-            picture(page, out / f"{page.parent.name}-{width}.png", width, HIGH)
-    for figure in sorted(REPORTS.glob("*/figures/*.svg")):
-        picture(figure, out / f"{figure.parents[1].name}-{figure.stem}.png", 760, 1400)
+    wrong = 0
+    with TemporaryDirectory() as folder:
+        browser = Browser(folder)
+        try:
+            for url in [url for name in names or [str(REPORTS)] for url in places(name)]:
+                stem = "-".join(Path(url).with_suffix("").parts[-3:]).replace(":", "")
+                if url.endswith(".svg"):
+                    browser.look(url, 640)
+                    browser.pictures(out / stem, 640)
+                    continue
+                for width in WIDTHS:
+                    found = browser.look(url, width)
+                    browser.pictures(out / f"{stem}-{width}", width)
+                    browser.run(UNFOLD)
+                    browser.pictures(out / f"{stem}-{width}-unfolded", width)
+                    said = faults(found, width)
+                    wrong += len(said)
+                    print(f"{stem} at {width} px, {found['high'] / SCREEN:.1f} screens: {'; '.join(said) or 'no fault'}")
+        finally:
+            browser.process.terminate()
+            browser.process.wait()
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
