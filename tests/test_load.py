@@ -42,6 +42,15 @@ def test_a_record_leads_back_to_the_folder_that_was_asked_for_and_notices_a_chan
         dataset_of(moved)
 
 
+def test_images_of_other_splits_that_are_trained_on_are_counted_by_content(tmp_path):
+    root = yolo_set(tmp_path / "set")
+    assert all("seen_in_train" not in facts for facts in summary(read(root / "data.yaml"))["splits"].values())
+    first = sorted((root / "images/val").iterdir())[0]
+    first.write_bytes(sorted((root / "images/train").iterdir())[0].read_bytes())
+    found = summary(read(root / "data.yaml"))["splits"]
+    assert found["val"]["seen_in_train"] == 1 and "seen_in_train" not in found["train"]
+
+
 def test_a_name_without_a_path_is_a_public_set(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(

@@ -51,7 +51,7 @@ def require_unseen(corpus: Path, data: Path) -> None:
 
 def summary(dataset: Dataset) -> dict:
     """What is in a data set, ready for JSON: counts per split, and quantiles of image and box sizes in px."""
-    splits = {}
+    splits, trained = {}, set(dataset.splits["train"].digests)
     for name, split in dataset.splits.items():
         sizes = np.array([image_size(image) for image in split.images])
         boxes = np.vstack(split.labels)
@@ -67,6 +67,8 @@ def summary(dataset: Dataset) -> dict:
             "box_width_px": _quantiles(boxes_px[:, 0]),
             "box_height_px": _quantiles(boxes_px[:, 1]),
         } | ({"material": list(split.material)} if split.material else {})
+        leaked = sum(digest in trained for digest in split.digests) if name != "train" else 0
+        splits[name] |= {"seen_in_train": leaked} if leaked else {}
     own = {"name": dataset.name, "digest": dataset.digest, "names": list(dataset.names)}
     return own | {"splits": splits, "warnings": list(dataset.warnings)}
 
