@@ -99,7 +99,7 @@ FOUND = (  # what, printed, recomputed
     ("YOLOv5n, 39 to 51 FPS", "+29 %", "+30.8 %"),
     ('the speed of p "fell"', "-13 %", "+15.7 % FPS"),
     ("Figures 2 and 3: mAP50 of", "0.977 and 0.967", "-0.01"),
-    ("Figures 2 and 3: mAP50_95 of", "0.742 and 0.732", "-0.01"),
+    ("Figures 2 and 3: mAP50-95 of", "0.742 and 0.732", "-0.01"),
     ("mAP50: Figure 3 (0.0, 0.0, 0.0) is milder than Figure 4 (0.1, 0.1, 0.1)", "0.967 and 0.971", "+0.004"),
     ("mAP50_95: Figure 3 (0.0, 0.0, 0.0) is milder than Figure 4 (0.1, 0.1, 0.1)", "0.732 and 0.748", "+0.016"),
     ("mAP50_95: Figure 2 (0.0, 0.0, 0.0) is milder than Figure 4 (0.1, 0.1, 0.1)", "0.742 and 0.748", "+0.006"),
@@ -158,8 +158,20 @@ def test_audit_rows_are_text_and_distinct():
     rows = audit()
     assert len({row["what"] for row in rows}) == len(rows)
     assert {row["verdict"] for row in rows} == {"adds up", "does not add up"}
-    assert all(set(row) == {"what", "printed", "recomputed", "verdict", "note"} for row in rows)
+    assert all(set(row) == {"what", "printed", "recomputed", "verdict", "kind", "note"} for row in rows)
     assert all(isinstance(value, str) for row in rows for value in row.values())
+
+
+def test_contradictions_come_first_and_rounding_is_counted_apart():
+    rows = audit()
+    kinds = [row["kind"] for row in rows]
+    assert kinds == sorted(kinds, key=(*paper.KINDS, "").index)
+    assert all((row["kind"] == "") == (row["verdict"] == "adds up") for row in rows)
+    kind = {row["what"]: row["kind"] for row in rows}
+    assert kind["Figure 2: YOLOv5n, 25.3 to 19.5 ms"] == kind["Figure 2: YOLOv5s, FPS at 25.3 ms"] == paper.KINDS[2]
+    assert kind["Figures 2 and 3: mAP50 of p (best.pt)"] == kind["Figure 5: sparsity at (0.01, 0.01, 0.01)"] == paper.KINDS[0]
+    assert paper._hidden(-22, -23.3, -22.6) == paper._hidden(39, 39.45, 39.6) == paper._hidden(40, 39.5, 39.6) == paper.KINDS[2]
+    assert paper._hidden(-24, -23.3, -22.6) == paper._hidden(38, 39.45, 39.6) == paper._hidden(41, 39.45, 39.9) == paper.KINDS[0]
 
 
 def test_reading_the_paper_needs_no_heavy_library():

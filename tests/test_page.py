@@ -22,17 +22,20 @@ def shown(kind: str, content: str, text: str = "..."):
 @pytest.fixture
 def html(tmp_path):
     """The page of two notebooks."""
+    (tmp_path / "figures").mkdir()
     for name in ("one", "two"):
-        (tmp_path / f"{name}.svg").write_text(SVG.format(f"<text>{name} é</text>"), encoding="utf-8")
+        (tmp_path / "figures" / f"{name}.svg").write_text(SVG.format(f"<text>{name} é</text>"), encoding="utf-8")
     drawn = "Drawn(name='{}', figure=<Figure size 900x460 with 2 Axes>, photographic=False)"
     first = [
         v4.new_markdown_cell("# 01 First\n\nA *word*.\n\n## Limits"), shown("image/png", "AAAA", drawn.format("one")),
         shown("image/png", "AAAA", drawn.format("two")), shown("image/png", "BBBB", drawn.format("absent")),
         shown("text/html", "<script>1</script>", "plain <b>"),
         v4.new_code_cell("", outputs=[v4.new_output("stream", text="said <i>")]),
+        v4.new_code_cell("", metadata={"tags": ["folded"]}, outputs=shown("text/markdown", f"*Many & long.*\n\n{TABLE}").outputs),
     ]  # fmt: skip
     last = [
-        v4.new_markdown_cell("# 02 Last\n\n## Limits"), shown("text/markdown", TABLE), shown("image/jpeg", "CCCC"),
+        v4.new_markdown_cell("# 02 Last\n\n## Limits"),
+        shown("text/markdown", f"*The verdicts.*\n\n{TABLE}"), shown("image/jpeg", "CCCC"),
         shown("text/markdown", '<img src="http://x/y.png"> ![x](http://x/y.png) <a onclick="1">a</a>\n\n<script>2</script>'),
         v4.new_code_cell("", metadata={"tags": ["readme-ko"]}, outputs=shown("text/markdown", "주장").outputs),
     ]  # fmt: skip
@@ -48,9 +51,15 @@ def test_it_shows_what_the_notebooks_show_the_last_first(html):
     assert places == sorted(places) and "toy &amp; co" in html
     assert "AAAA" not in html and "secret" not in html and "주장" not in html
     assert "plain &lt;b&gt;" in html and "said &lt;i&gt;" in html
-    assert '<td class="verdict does-not-hold">does not hold</td>' in html and '<td class="verdict holds">' in html
-    assert '<td class="verdict undecided">undecided: one training seed</td>' in html
-    assert '<td class="verdict by-construction">holds by construction</td>' in html
+    verdict = '<td data-head="verdict" class="verdict '
+    assert f'{verdict}does-not-hold">does not hold</td>' in html and f'{verdict}holds">' in html
+    assert f'{verdict}undecided">undecided: one training seed</td>' in html
+    assert f'{verdict}by-construction">holds by construction</td>' in html
+
+
+def test_tables_have_numbered_captions_and_fold_where_their_cell_says_so(html):
+    assert '<p class="caption">Table 1. The verdicts.</p>' in html  # of the last notebook, which comes first
+    assert '<details><summary class="caption">Table 2. Many &amp; long.</summary>' in html
 
 
 def test_contents_lead_to_every_heading(html):

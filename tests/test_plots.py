@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import font_manager, rcParams
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from yolop.report import diagrams, drawn, plots
@@ -173,6 +174,14 @@ def test_names_that_no_font_can_draw_become_numbers_and_a_line_says_so(capsys, m
     monkeypatch.setattr(drawn, "_letters", lambda path: frozenset(map(ord, "cel" if path == drawn.OWN_FONT else "\uac1c")))
     shown, (own, other) = drawn.drawable(["cell", "\uac1c"])
     assert shown == ["cell", "\uac1c"] and own == "DejaVu Sans" != other
+
+
+def test_text_in_any_colour_can_be_read_on_white():
+    for hue in (*drawn.MODELS.values(), *drawn.MODULES.values(), drawn.GREY, drawn.CHANNELS, "#000000"):
+        rgb = np.array(to_rgb(drawn.readable(hue)))
+        light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+        assert 1.05 / (light + 0.05) >= 4.5, hue
+    assert drawn.readable("#333333") == "#333333"  # what can be read stays as it is
 
 
 def test_bands_reach_from_the_lowest_to_the_highest_seed():

@@ -45,6 +45,13 @@ def test_an_estimate_has_its_interval_and_heads_have_units():
     assert [cell.strip() for cell in cells.strip("|").split("|")] == ["0.000 (-0.200 to +0.300)", "5.00", "9.0 (8 to 10)"]
 
 
+def test_a_baseline_is_one_and_marked_rows_are_bold_below_their_caption():
+    rows = pd.DataFrame({"what": ["n", "p"], "ratio": [1.0, 0.9], "ratio_low": [1.0, 0.8], "ratio_high": [1.0, 0.95]})
+    caption, lines = show.table(rows, caption="Time.", mark=rows["ratio"] < 1).data.split("\n\n")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines()[2:]]
+    assert caption == "*Time.*" and cells == [["n", "1.000"], ["**p**", "**0.900 (0.800 to 0.950)**"]]
+
+
 def test_a_table_with_a_name_is_written_whole(report):
     _, folder = report
     shown = show.table(FRAME, ["name"], name="frame", head=1)

@@ -114,6 +114,25 @@ def test_shares_of_parameters_add_up(study):
     assert tables.share_pct(modules, "p", "Conv", "C3", "SPPF", "Detect") == pytest.approx(100)
 
 
+def test_the_baseline_stands_above_its_second_timing(study):
+    table = speed_tables.configurations(study)
+    first, again = (row for _, row in speed_tables.beside_baseline(table).head(2).iterrows())
+    assert (first["ratio"], first["ratio_low"], first["ratio_high"]) == (1, 1, 1)
+    assert again["what"] == first["what"] + " (again)" and again["ratio"] == table["ratio"][0] != 1
+
+
+def test_images_of_val_that_are_trained_on_are_said_to_be_seen(study):
+    seen, unseen = (tables.val_and_test(one, audit.figure(2))["val_images"] for one in (open_study("coco128"), study))
+    assert set(seen) == {"seen in training"} and set(unseen) == {"unseen"}
+
+
+def test_readings_that_give_the_same_share_a_row(best):
+    rows = tables.paper_rows(audit.figure(3), best, "l1-unstructured", 3)
+    shared = tables.same_readings(rows)
+    assert list(shared) == list(rows) and shared["reading"].iloc[0] == "own, any Conv, every conv"
+    assert sum(len(reading.split(", ")) for reading in shared["reading"]) == len(rows)
+
+
 def test_fine_tuned_n_has_the_times_of_n_and_scores_of_its_own(study):
     table = speed_tables.configurations(study)
     groups = {"none", "sparse", "runtime", "zeros elsewhere", "p", "channels", "resolution", "fine-tuned"}

@@ -52,9 +52,7 @@ class Validation:
             were made from one photograph.
     """
 
-    def __init__(
-        self, dataset: Dataset, split: str, imgsz: int, batch: int = 32, square: bool = False, ties: int | None = None
-    ):
+    def __init__(self, dataset: Dataset, split: str, imgsz: int, batch: int = 32, square: bool = False, ties: int | None = None):
         paths, labels = dataset.splits[split].images, dataset.splits[split].labels
         sizes = np.array([image_size(path) for path in paths])
         ratios = sizes[:, 1] / sizes[:, 0]  # height over width
@@ -234,9 +232,7 @@ def summarise(hits: Array, confidences: Array, classes: Array, truth: Array, nam
     return scores | {"precision": float(result[2].mean()), "recall": float(result[3].mean())}
 
 
-def average_precision(
-    hits: Array, confidences: Array, classes: Array, truth: Array, weights: Array, truth_weights: Array
-) -> Array:
+def average_precision(hits: Array, confidences: Array, classes: Array, truth: Array, weights: Array, truth_weights: Array) -> Array:
     """AP (classes with a target, thresholds, samples) as the original's: 101 points of the envelope, joined to (1, 0).
 
     ultralytics' today lets precision fall to 0 right after the last recall reached; the original, as the paper used it,

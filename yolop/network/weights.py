@@ -14,14 +14,7 @@ from torch import nn
 from yolop.data import public
 from yolop.files import write_atomically
 from yolop.network import yolov5
-from yolop.network.official import (
-    LIMIT_MB,
-    Checkpoint,
-    CheckpointError,
-    read_checkpoint,
-    require_same,
-    require_sound,
-)
+from yolop.network.official import LIMIT_MB, Checkpoint, CheckpointError, read_checkpoint, require_same, require_sound
 from yolop.shapes import BACKBONE, NECK, parameters, scaled, scaled_depth
 from yolop.specs import GRID, MODELS, ModelSpec, OfficialSpec, printable
 from yolop.store import Record

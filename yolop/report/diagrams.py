@@ -104,16 +104,15 @@ def pictures(metrics: dict, shown: int = 1) -> Figure:
         ax.axis("off")
     for number, row in enumerate(rows):
         line = axes[number // wide, number % wide * len(images) :][: len(images)]
-        line[0].set_title(row["label"], fontsize=8.5)
+        line[0].set_title(row["label"], fontsize=11)
         for ax, image, truth, boxes in zip(line, images, truths, row["boxes"], strict=False):
             ax.imshow(image)
             for outcome, box in outcomes(truth, boxes):
                 ink, dashes = OUTCOMES[outcome]
                 _frame(ax, box, ink, 1.4, dashes)
     handles = [Line2D([], [], color=ink, lw=2.5, ls=dashes) for ink, dashes in OUTCOMES.values()]
-    plot.legend(
-        handles, list(OUTCOMES), loc="outside upper center", ncol=3, facecolor="#777777", labelcolor="white", frameon=True
-    )
+    style = {"fontsize": 11, "facecolor": "#555555", "labelcolor": "white", "frameon": True}
+    plot.legend(handles, list(OUTCOMES), loc="outside upper center", ncol=3, **style)
     return plot
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import font_manager, get_data_path, rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font
 from matplotlib.ticker import LogLocator, NullLocator
@@ -26,10 +27,11 @@ STYLE = {
     "font.sans-serif": ["DejaVu Sans", "Verdana"],  # the first ships with matplotlib; the second, as wide, is for browsers
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True,
     "axes.titlelocation": "left", "legend.frameon": False, "svg.fonttype": "none",
+    "text.hinting": "none",  # as wide as in a browser
     "svg.hashsalt": "yolop",  # ids in the file depend on nothing but its content
 }  # fmt: skip
 OWN_FONT = str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
-WIDTH = 7.2  # inches, of every figure: its text can still be read on a phone
+WIDTH = 6.2  # inches, of every figure: its text can still be read on a phone
 # One meaning for each colour in all figures, told apart by colour-blind eyes too (Okabe and Ito's, and Tol's, colours).
 GREY, DARK = "#8a8a8a", "#333333"  # controls and chance; zeros, and (hollow) what the paper prints
 MODELS = {"s": "#cc79a7", "n": "#0072b2", "p": "#d55e00", "p-best": "#009e73"}
@@ -42,6 +44,14 @@ BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend to the righ
 def colour(label: str) -> str:
     """The colour of a model: its own, or that of its shape."""
     return MODELS.get(label) or MODELS[label[0]]
+
+
+def readable(colour: str) -> str:
+    """A colour for text: darkened until its contrast on white is 4.5 (WCAG 2), so that it can be read."""
+    rgb, limit = np.array(to_rgb(colour)), 1.05 / 4.5 - 0.05
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear *= min(1.0, 0.97 * limit / max(linear @ [0.2126, 0.7152, 0.0722], 1e-9))
+    return to_hex(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
 
 
 def short(label: str) -> str:
@@ -183,7 +193,7 @@ def label_points(ax: Axes, points: list[tuple[float, float, str, str]], size: fl
     others, inside, taken, pixel = _drawn_places(ax), ax.get_window_extent(), [], ax.figure.dpi / 72
     places = [(side * (8 + 6 * far), up) for far in range(5) for up in (0, 9, -9, 18, -18, 30, -30, 45, -45) for side in (1, -1)]
     places.sort(key=lambda place: place[0] ** 2 + place[1] ** 2)
-    for x, y, name, ink in points:
+    for x, y, name, own in points:
         text = ax.text(x, y, name, fontsize=size)
         wide, high = text.get_window_extent().size
         text.remove()
@@ -196,9 +206,9 @@ def label_points(ax: Axes, points: list[tuple[float, float, str, str]], size: fl
             costs.append((cost, rank, box))
         _, rank, box = min(costs, key=lambda found: found[:2])
         side = "left" if places[rank][0] > 0 else "right"
-        style = {"textcoords": "offset points", "fontsize": size, "color": ink, "va": "center", "ha": side}
+        style = {"textcoords": "offset points", "fontsize": size, "color": readable(own), "va": "center", "ha": side}
         if max(abs(places[rank][0]) - 8, abs(places[rank][1]) - 9) > 0:
-            style["arrowprops"] = {"arrowstyle": "-", "color": ink, "lw": 0.6, "shrinkB": 4}
+            style["arrowprops"] = {"arrowstyle": "-", "color": own, "lw": 0.6, "shrinkB": 4}
         ax.annotate(name, (x, y), xytext=places[rank], **style)
         taken.append(box)
 

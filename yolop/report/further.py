@@ -17,9 +17,7 @@ from yolop.study.names import NAMES
 if TYPE_CHECKING:
     from yolop.report.opened import OpenStudy
 
-WAYS = dict(
-    zip(RETRAINED, ("L1 unstructured", "L1 structured", "L1 by type", "L1 unstructured, as many zeros"), strict=True)
-)
+WAYS = dict(zip(RETRAINED, ("L1 unstructured", "L1 structured", "L1 by type", "L1 unstructured, as many zeros"), strict=True))
 
 
 def shapes(study: OpenStudy) -> pd.DataFrame:
@@ -121,22 +119,10 @@ def retrained_plot(table: pd.DataFrame) -> Figure:
     colours = dict(zip(WAYS.values(), sns.color_palette("colorblind"), strict=False))
     for way, rows in table[table["ratio"] > 0].groupby("way", sort=False):
         ax.plot(100 * rows["sparsity"], rows["mAP50_pruned"], ls=":", marker="o", ms=3, color=colours[way])
-        intervals(
-            ax,
-            100 * rows["sparsity"],
-            rows["mAP50"],
-            rows["mAP50_low"],
-            rows["mAP50_high"],
-            fmt="o-",
-            color=colours[way],
-            label=way,
-        )
-    ax.axhline(
-        float(table.loc[table["ratio"] == 0, "mAP50"].iloc[0]),
-        color=DARK,
-        lw=0.8,
-        label="nothing pruned, trained as long",
-    )
+        style = {"fmt": "o-", "color": colours[way], "label": way}
+        intervals(ax, 100 * rows["sparsity"], rows["mAP50"], rows["mAP50_low"], rows["mAP50_high"], **style)
+    dense = float(table.loc[table["ratio"] == 0, "mAP50"].iloc[0])
+    ax.axhline(dense, color=DARK, lw=0.8, label="nothing pruned, trained as long")
     ax.plot([], [], ls=":", color=DARK, label="before training again")
     ax.set(xlabel="zeros among all parameters, %", ylabel="mAP50 on test")
     ax.legend(**BESIDE)

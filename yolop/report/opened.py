@@ -18,6 +18,7 @@ from yolop.store import Record, Store, host
 from yolop.study import beyond, further
 from yolop.study.graph import ELSEWHERE, OTHER, PICTURED, PICTURED_RATIOS, PRUNED, Graph, Node, generated, labelled
 from yolop.study.names import NAMES
+from yolop.study.plan import all_nodes, with_parents
 
 PARAMETERS = ("study", "settings", "records", "out")  # of every notebook
 
@@ -179,6 +180,16 @@ class OpenStudy:
         names += [f"{NAMES['p-best']}, {100 * ratio:g} % zeros" for ratio in PICTURED_RATIOS]
         return metrics | {"detections": [row | {"label": name} for name, row in zip(names, metrics["detections"], strict=True)]}
 
+    def computed(self, notebook: str) -> OpenStudy:
+        """This study, after computing what a notebook ("04") asks for and no record here holds; reads only if it is "committed"."""
+        if self.store.records == "fresh":
+            missing = with_parents(filter(None, map(self.store.missing, all_nodes(self.graph, [notebook]))))
+            missing = [node for node in missing.values() if self.store.missing(node)]
+            for number, node in enumerate(missing, start=1):
+                print(f"computing {number} of {len(missing)}: {node.id}", flush=True)
+                self.store.obtain(node)
+        return self
+
     @property
     def machine(self) -> str:
         """The processor on which the models were timed, or that a fresh run computes on."""
@@ -187,9 +198,9 @@ class OpenStudy:
 
     def __repr__(self) -> str:
         settings, seeds = self.settings, ", ".join(map(str, self.settings.seeds))
-        small = " Small: its numbers mean nothing, it shows that everything runs." if settings.small else ""
+        small = "The numbers of this study mean nothing: it only shows that everything runs.\n" if settings.small else ""
         where = f"{settings.imgsz} px, training seeds {seeds}, timed on {self.machine}, records {self.store.records}."
-        return f"Study {settings.report}: {self.data['name']}, {where}{small}"
+        return f"{small}Study {settings.report}: {self.data['name']}, {where}"
 
 
 @dataclass(frozen=True)
@@ -254,9 +265,7 @@ class Model:
         ratio = by_type.by_seed[0]["conv"]
         dense, uniform = self.pruned_score(PruneSpec()), self.pruned_score(PruneSpec(conv=ratio, c3=ratio, sppf=ratio))
         rows = []
-        for seed, *three in zip(
-            self.study.settings.seeds, dense.by_seed, uniform.by_seed, by_type.by_seed, strict=True
-        ):
+        for seed, *three in zip(self.study.settings.seeds, dense.by_seed, uniform.by_seed, by_type.by_seed, strict=True):
             rows += self._rows("figures", seed, (even_point(ratio, *(row["sparsity"] for row in three)),))
         return Score(tuple(rows), self.study.labelled("test"))
 

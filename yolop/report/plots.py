@@ -7,6 +7,8 @@ to the highest seed. Intervals that a table has are drawn as they are. The first
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -26,8 +28,9 @@ from yolop.report.drawn import (
     intervals,
     label_points,
     plain_log,
+    readable,
     short,
-)
+)  # fmt: skip
 from yolop.report.scores import Score
 from yolop.report.speed_plots import atlas, atlas_by_shape, configurations, sparse_tensors, trained_zeros, uniform_zeros  # noqa: F401
 
@@ -72,7 +75,8 @@ def scaling_grid(grid: pd.DataFrame) -> Figure:
     Columns: depth_multiple, width_multiple, parameters, ratio_to_n, ratio_low, ratio_high.
     """
     plot, [[ax]] = canvas(3.8)
-    style = {"hue": grid["depth_multiple"].map("{:g}".format), "palette": "Greys", "lw": 1.2, "marker": None}
+    greys = sns.color_palette("Greys", 10)[3 :: 6 // max(grid["depth_multiple"].nunique() - 1, 1)]  # the palest could not be seen
+    style = {"hue": grid["depth_multiple"].map("{:g}".format), "palette": greys, "lw": 1.2, "marker": None}
     sns.lineplot(grid, x="width_multiple", y="ratio_to_n", **style, ax=ax)
     at = grid["width_multiple"], grid["ratio_to_n"]
     intervals(ax, *at, grid["ratio_low"], grid["ratio_high"], fmt="none", ecolor=GREY, zorder=1)
@@ -139,7 +143,7 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
             ax.plot(means[other].index, means[other], color="#cccccc", lw=0.7, zorder=1)
         part = curves[curves["label"] == label]
         sns.lineplot(part, x="steps", y="mAP50", color=colour(label), **OVER_SEEDS, ax=ax)
-        ax.set_title(short(label).replace(", ", ",\n"), fontsize=9, color=colour(label))
+        ax.set_title(fill(short(label), 20), fontsize=9, color=readable(colour(label)))
         ax.set(xlabel="", ylabel="", ylim=(0, 1))
     plot.supxlabel("training steps (batches)", fontsize=9.5)
     plot.supylabel("mAP50 (val)", fontsize=9.5)
@@ -230,9 +234,9 @@ def sensitivity(layers: pd.DataFrame) -> Figure:
     worst = layers.nlargest(4, "mAP50_lost")
     label_points(ax, [(i, 100 * row["mAP50_lost"], row["layer"].removeprefix("model."), DARK) for i, row in worst.iterrows()])
     firsts = layers.drop_duplicates("number")
-    ax.set_xticks(firsts.index, firsts["number"].astype(str) + " " + firsts["module"], rotation=90, fontsize=8)
+    ax.set_xticks(firsts.index, firsts["number"], rotation=90, fontsize=8)
     ax.axhline(0, color=GREY, lw=0.8)
-    ax.set(xlabel="convolution, by layer of the network", ylabel="mAP50 lost (points, val)")
+    ax.set(xlabel="convolution, by number of its layer", ylabel="mAP50 lost (points, val)")
     ax.legend(loc="upper center", ncol=4)
     return plot
 

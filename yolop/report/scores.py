@@ -59,7 +59,7 @@ class Estimate:
         return cls(value, value - half, value + half, unit, tuple(parts), seeds=k, **more)
 
     def __str__(self) -> str:
-        form = ".3f" if self.unit == "ratio" else "+.1f"
+        form = ".3f" if self.unit == "ratio" else "+z.1f"  # never -0.0
         return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
 
     def __neg__(self) -> Estimate:

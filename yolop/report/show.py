@@ -22,10 +22,11 @@ from yolop.store import committed_path
 DECIMALS = {  # by the end of a column's name, first match wins; any other number has three
     "parameters": 0, "_pct": 1, "gflops": 3, "_ms": 2, "_ms_paper": 1, "fps": 0, "_px": 0, "sparsity_of_weights": 2,
     "channels_removed": 2, "speed_up": 2, "by_zeros": 2, "p_value": 4, "ahead": 1, "ahead_low": 1, "ahead_high": 1, "_mb": 2,
-    "sparsity": 4, "sparsity_paper": 4, "multiple": 4,
+    "sparsity": 4, "sparsity_paper": 4,
     "max_difference": 7, "lr": 6, "loss": 4, "box": 4, "obj": 4, "cls": 4,
 }  # fmt: skip
 SIGNED = ("_difference", "_gain", "gain_low", "gain_high", "_lost", "_ahead", "ahead_low", "ahead_high")
+VERDICTS = "The paper's claims, judged by the numbers above."
 # What no cell of a table may begin: a column, HTML, a link or an image, a formula. Names of classes come from strangers.
 INERT = str.maketrans({"|": "\\|", "<": "&lt;", "[": "&#91;", "$": "&#36;"})
 
@@ -48,18 +49,25 @@ def text(*sentences: str) -> Markdown:
     return Markdown(" ".join(sentences))
 
 
-def table(frame: pd.DataFrame, columns: list[str] | None = None, name: str = "", head: int | None = None) -> Markdown:
-    """A table, or some of its columns and first rows; with a name, the whole of it is also written as csv."""
+def table(
+    frame: pd.DataFrame, columns: list[str] | None = None, name: str = "", head: int | None = None, caption: str = "", mark=None
+) -> Markdown:
+    """A table, or some of its columns and first rows; with a name, the whole of it is also written as csv.
+
+    Args:
+        caption: what it shows, in a sentence above it.
+        mark: a bool per row: the best or the decisive ones, which are set in bold.
+    """
     keep(frame, name)
     if frame.attrs.get("verdicts"):
         _keep_verdicts(frame)
-        columns = columns or ["claim", "verdict", "estimate", "threshold"]
+        columns, caption = columns or ["claim", "verdict", "estimate", "threshold"], caption or VERDICTS
     if frame.empty:
         return Markdown("*This study has nothing for this table.*")
     limits = _limits(frame)
     columns = list(dict.fromkeys(end for name in columns or frame for end in (name, *limits.get(name, ()))))
-    chosen = frame[columns]
-    return Markdown(to_markdown(chosen.head(head) if head else chosen))
+    shown = to_markdown(frame[columns].head(head), mark)
+    return Markdown(f"*{caption}*\n\n{shown}" if caption else shown)
 
 
 def keep(frame: pd.DataFrame, name: str) -> None:
@@ -149,8 +157,10 @@ def _keep_manifest() -> None:
 
 
 LIMITS = {"mAP50_gain": "gain_low", "points_ahead": "ahead_low", "ratio_to_n": "ratio_low", "ours": "low"}  # not <name>_low
+WHOLE = {"conv": "Conv ratio", "c3": "C3 ratio", "sppf": "SPPF ratio", "after_holm": "after Holm", "nc": "classes", "n": "network"}
+WHOLE |= {"fps": "FPS", "equivalent": "no change shown", "p90_ms": "90th percentile (ms)", "ours_difference": "difference"}
 HEADS = {"mAP50_95": "mAP50-95", "_ms_paper": ", paper (ms)", "_paper": ", paper", "_ms": " (ms)", "_mb": " (MB)", "_px": " (px)"}
-HEADS |= {"_low_pct": "_pct low", "_pct": " (%)", "_": " "}
+HEADS |= {"gflops": "GFLOPs", "_low_pct": "_pct low", "_pct": " (%)", "_": " "}
 
 
 def formatted(frame: pd.DataFrame) -> pd.DataFrame:
@@ -162,17 +172,17 @@ def formatted(frame: pd.DataFrame) -> pd.DataFrame:
         if isinstance(value, (bool, np.bool_)):
             return "yes" if value else ""
         if isinstance(value, (float, np.floating)):
-            if name in ("ratio", "conv", "c3", "sppf") and "ratio_low" not in frame:
-                return f"{value:.3g}"
+            if name.endswith("_multiple") or name in ("ratio", "conv", "c3", "sppf") and "ratio_low" not in frame:
+                return f"{value:.4g}"
             decimals = next((d for end, d in DECIMALS.items() if name.endswith(end)), 3)
             sign = "+" if name.endswith(SIGNED) and name != "max_difference" else ""
             return f"{value:{sign}.{decimals}f}" if round(value, decimals) else f"{0:.{decimals}f}"  # never -0.0
-        return f"{value:,}" if isinstance(value, (int, np.integer)) else str(value)
+        return f"{value:,}" if isinstance(value, (int, np.integer)) else str(value).replace("mAP50_95", "mAP50-95")
 
     texts, limits = {name: [cell(name, value) for value in frame[name]] for name in frame.columns}, _limits(frame)
     for name, (low, high) in limits.items():
         rows = zip(texts[name], texts.pop(low), texts.pop(high), strict=True)
-        texts[name] = [f"{value} ({least} to {most})" if least and most else value for value, least, most in rows]
+        texts[name] = [f"{v} ({low} to {high})" if low and high and not v == low == high else v for v, low, high in rows]
     return pd.DataFrame(texts)
 
 
@@ -187,12 +197,14 @@ def _limits(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
     return found
 
 
-def to_markdown(frame: pd.DataFrame) -> str:
-    """A table in Markdown: numbers to the right, cells as plain text, units in the heads."""
+def to_markdown(frame: pd.DataFrame, mark=None) -> str:
+    """A table in Markdown: numbers to the right, cells as plain text, units in the heads; rows with a true `mark` in bold."""
     shown = formatted(frame)
     cells = [[value.translate(INERT) for value in row] for row in shown.to_numpy().tolist()]
     sides = ["right" if pd.api.types.is_numeric_dtype(frame[name]) else "left" for name in shown]
-    heads = list(shown)
+    for row in (row for row, bold in zip(cells, () if mark is None else mark, strict=False) if bold):
+        row[:] = [f"**{value.strip()}**" if value.strip() else "" for value in row]
+    heads = [WHOLE.get(name, name) for name in shown]
     for part, words in HEADS.items():
         heads = [head.replace(part, words) for head in heads]
     return tabulate(cells, heads, "pipe", colalign=sides, disable_numparse=True, preserve_whitespace=False) + "\n"

@@ -86,11 +86,8 @@ def atlas(rows: pd.DataFrame) -> Figure:
         sns.lineplot(part, y="by_zeros", errorbar=None, lw=1.2, ls="--", **median, ax=ax)
         ax.axhline(1, color=GREY, lw=1)
         count = len(part[SHAPE].drop_duplicates())
-        ax.set(
-            title=f"{kernel}x{kernel}{', stride 2' * (stride == 2)} ({count} shapes)",
-            xlabel="zeros (% of the weights)",
-            ylabel="speed-up",
-        )
+        title = f"{kernel}x{kernel}{', stride 2' * (stride == 2)} ({count} shapes)"
+        ax.set(title=title, xlabel="zeros (% of the weights)", ylabel="speed-up")
     first = axes[0, 0]
     own = next(iter(kinds))[1]
     middle = own[own["zeros"] == own["zeros"].quantile(interpolation="nearest")]
@@ -147,7 +144,7 @@ def uniform_zeros(rows: pd.DataFrame) -> Figure:
             intervals(ax, own["zeros"], own["speed_up"], own["low"], own["high"], fmt="o-", color=MODELS[label])
             names.append((own["zeros"].iloc[1], own["speed_up"].iloc[1], f"{short(label)}, sparse engine", MODELS[label]))
         dotted = rows[(rows["imgsz_px"] == size) & ~rows["engine"]]
-        names += [(0, row.speed_up, f"{short(row.label)}, dense in PyTorch", MODELS[row.label]) for row in dotted.itertuples()]
+        names += [(40, row.speed_up, f"{short(row.label)}, dense in PyTorch", MODELS[row.label]) for row in dotted.itertuples()]
         ax.set(xlabel="zeros in every layer (%)", title=f"{size} px", ylim=(0, None), ylabel="speed-up over dense n")
         label_points(ax, names)
     return plot
@@ -160,16 +157,14 @@ def configurations(rows: pd.DataFrame) -> Figure:
     Columns: what, group, runtime, sparsity, imgsz_px, ratio, ratio_low, ratio_high, mAP50_95, mAP50_95_low, mAP50_95_high,
     front (bool). Accuracy on test in its own runtime, time over that of dense n in PyTorch; 95 % intervals; hollow: smaller images.
     """
-    plot, [[ax]] = canvas(6)
+    plot, [[ax]] = canvas(6.4)
     kind = rows["group"].where(rows["group"].isin(GROUPS), "n").mask(rows["sparsity"] > 0, "zeros")
     named = rows["front"].astype(bool) | ~rows.assign(kind=kind).duplicated(["kind", "runtime"]) & (rows["runtime"] == "pytorch")
     smaller = rows["imgsz_px"] < rows["imgsz_px"].max()
     for i in rows.index:
         row, ink = rows.loc[i], GROUPS[kind[i]][1] if named[i] else "#cfcfcf"
-        at, style = (
-            ([row["ratio"]], [row["mAP50_95"]]),
-            {"fmt": "none", "color": ink, "lw": 0.8, "zorder": 2 if named[i] else 1},
-        )
+        at = [row["ratio"]], [row["mAP50_95"]]
+        style = {"fmt": "none", "color": ink, "lw": 0.8, "zorder": 2 if named[i] else 1}
         if named[i]:
             intervals(ax, *at, [row["mAP50_95_low"]], [row["mAP50_95_high"]], **style)
             intervals(ax, *at, [row["ratio_low"]], [row["ratio_high"]], across="x", **style)
@@ -189,6 +184,7 @@ def configurations(rows: pd.DataFrame) -> Figure:
     shown = rows[named].sort_values("mAP50_95", ascending=False)
     zeros = shown["what"].str.contains("%")  # what is left of their names says enough
     words = shown["what"].mask(zeros, shown["what"].str.removeprefix("fine-tuned n, "))
+    words = words.str.replace("bfloat", "bf").str.replace(r"n from COCO weights|n from scratch", "n", regex=True)
     inks = (GROUPS[kind[i]][1] for i in shown.index)
     label_points(ax, list(zip(shown["ratio"], shown["mAP50_95"], words, inks, strict=True)), size=8)
     return plot

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -214,8 +213,9 @@ def per_class(models: dict[str, Model]) -> pd.DataFrame:
 
 def val_and_test(study: OpenStudy, printed: list[dict]) -> pd.DataFrame:
     """Every model on val and on test, means over training seeds. Where val is train, as in coco128: on seen and unseen."""
-    leak = re.search(r"(\d+) of (\d+) images of val are in train", " ".join(study.data["warnings"]))
-    seen = "unseen" if not leak else "seen in training" if leak[1] == leak[2] else f"{leak[1]} of {leak[2]} seen in training"
+    val = study.data["splits"]["val"]
+    leaked, seen = val.get("seen_in_train", 0), "seen in training"
+    seen = "unseen" if not leaked else seen if leaked == val["images"] else f"{leaked} of {val['images']} {seen}"
     paper, rows = {label: line["mAP50"] for label, line in zip(FIGURE_2, printed, strict=True)}, []
     for model in study.models().values():
         val, test = (model.score(split).row(limits=False) for split in ("val", "test"))
@@ -284,6 +284,12 @@ def control_row(even: Score) -> pd.DataFrame:
     return pd.DataFrame([row | {"mAP50_low": low, "mAP50_high": high}])
 
 
+def same_readings(rows: pd.DataFrame) -> pd.DataFrame:
+    """`paper_rows` with one row for the readings of "module" that give the same."""
+    others = [name for name in rows if name != "reading"]
+    return rows.groupby(others, sort=False, dropna=False)["reading"].agg(", ".join).reset_index()[list(rows)]
+
+
 def sweeps(points: pd.DataFrame) -> pd.DataFrame:
     """Every point of a sweep, means over training seeds, with their standard deviation; `seed` is of random pruning."""
     keys = ["method", "modules", "seed", "ratio"]
@@ -331,7 +337,7 @@ def costs(layers: pd.DataFrame, prefix: str) -> tuple[Estimate, str]:
     above = Estimate.of(np.subtract(own, median))
     more = f"{above} more" if above.seeds > 1 else "one training seed, so no interval"
     above = above if above.seeds > 1 else replace(above, doubt=more)
-    return above, f"loses {np.mean(own):.1f} points when half of it is cut, the median layer {np.mean(median):.1f}: {more}"
+    return above, f"loses {np.mean(own):z.1f} points when half of it is cut, the median layer {np.mean(median):z.1f}: {more}"
 
 
 def sensitivity(layers: pd.DataFrame) -> pd.DataFrame:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from copy import deepcopy
 from html import escape
+from itertools import count
 from pathlib import Path
 
 import bleach
@@ -12,15 +15,19 @@ from bleach.css_sanitizer import CSSSanitizer
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode, v4
 
+from yolop import files
+from yolop.files import read_json, sha256
 from yolop.paper.claims import load
 from yolop.report import further, plots  # noqa: F401 (whose figures have the captions)
 from yolop.report.drawn import CAPTIONS
+from yolop.store import Record, committed_path, run_folder
 
 INERT = {  # what Markdown may become: names of classes come from strangers
     "tags": "a blockquote br code em h1 h2 h3 h4 h5 h6 hr li ol p pre strong table tbody td th thead tr ul".split(),
     "attributes": {"a": ["href", "title"], "th": ["style"], "td": ["style"]},
     "css_sanitizer": CSSSanitizer(allowed_css_properties=["text-align"]),
 }
+TABLE, HEAD = re.compile("<table>.*?</table>", re.DOTALL), re.compile("<th[^>]*>(.*?)</th>", re.DOTALL)
 VERDICT = re.compile(r"<td[^>]*>((holds|does not hold|undecided|not run)( by construction)?(?::[^<]*)?)</td>")
 FOLD, UNFOLD = "begin-of-a-notebook", "end-of-a-notebook"  # in place of what opens and closes a part that is folded away
 SHOWN_BY = {  # table that a claim is judged by -> figure of the same numbers
@@ -30,37 +37,69 @@ SHOWN_BY = {  # table that a claim is judged by -> figure of the same numbers
 HEADING = re.compile(r"<h([1-5])>(.*?)</h\1>", re.DOTALL)
 
 
-def page(books: list[NotebookNode], figures: Path, study: str) -> str:
+def page(books: list[NotebookNode], report: Path, study: str, code: bool = False) -> str:
     """The page of a study: what its executed notebooks say and show, the last, which has the answer, first.
 
     Args:
-        figures: a folder with the figures as SVG, which take the place of pictures in pixels.
+        report: the folder with its manifest, and its figures as SVG, which take the place of pictures in pixels.
+        code: show the code of the cells, too.
     """
-    cells, placed = [], {}
+    cells, placed, tables = [], {}, count(1)
     for book in (books[-1], *books[:-1]):
-        own = [_with_figures(deepcopy(cell), figures, placed) for cell in book.cells]
+        own = [_captioned(deepcopy(cell), report / "figures", placed, tables) for cell in book.cells]
         own = [cell for cell in own if "readme-ko" not in cell.metadata.get("tags", [])]
         cells += own if book is books[-1] else [v4.new_markdown_cell(FOLD), *own, v4.new_markdown_cell(UNFOLD)]
     template = Path(__file__).parent / "template"
     exporter = HTMLExporter(
-        template_name=template.name, extra_template_basedirs=[str(template.parent)], exclude_input=True,
+        template_name=template.name, extra_template_basedirs=[str(template.parent)], exclude_input=not code,
         exclude_anchor_links=True, filters={"inert_html": lambda text: bleach.clean(text, **INERT)},
     )  # fmt: skip
     title = f"Shrinking and pruning YOLOv5, reproduced: study {study}"
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"
     book = NotebookNode(cells=cells, metadata=NotebookNode(), nbformat=4, nbformat_minor=5)
-    html, _ = exporter.from_notebook_node(book, {"title": title})
+    html, _ = exporter.from_notebook_node(book, {"title": title, "made": made_by(report / "manifest.json")})
     html = VERDICT.sub(lambda f: f'<td class="verdict {(f[3] or f[2]).strip().replace(" ", "-")}">{f[1]}</td>', html)
-    return _folded(_with_links(_with_contents(html), set(placed)))
+    return _folded(_with_links(_with_contents(TABLE.sub(_with_heads, html)), set(placed)))
 
 
-def _with_figures(cell: NotebookNode, figures: Path, placed: dict[str, int]) -> NotebookNode:
-    """A cell whose figures are SVG where `figures` has the file that they name, so that text stays text; with captions.
+def made_by(manifest: Path) -> str:
+    """Which processors and versions the records of a manifest were computed with, and how to name this evidence, in words."""
+    if not manifest.exists():
+        return ""
+    hosts, versions, used = Counter(), Counter(), read_json(manifest)["records"]
+    for name, checksum in used.items():
+        paths = committed_path(files.ROOT, name), run_folder(files.ROOT, name) / "record.json"
+        found = (Record.read(path) for path in paths if path.exists())
+        if record := next((record for record in found if record.checksum == checksum), None):
+            hosts["{cpu}, {cores} cores".format(**record.host)] += 1
+            versions[f"Python {record.host['python']}, PyTorch {record.versions.get('torch')}"] += 1
+    where, what = ("; ".join(f"{name} ({n} records)" for name, n in counts.most_common()) for counts in (hosts, versions))
+    return (
+        f"Computed on: {where}. With: {what}. These are all {len(used)} records that manifest.json lists; its SHA-256 begins with "
+        f"{sha256(manifest)[:12]}. A committed page cannot name its own commit and day; "
+        f"git log -1 reports/{manifest.parent.name}/manifest.json does."
+    )
 
-    `placed` numbers the figures of the page.
+
+def _with_heads(table: re.Match) -> str:
+    """A table whose cells know the head of their column: a narrow screen shows it beside them."""
+    heads = [re.sub("<[^>]*>", "", head).replace('"', "&quot;") for head in HEAD.findall(table[0])]
+    cells = count()
+    return re.sub("<td", lambda _: f'<td data-head="{heads[next(cells) % len(heads)]}"', table[0])
+
+
+def _captioned(cell: NotebookNode, figures: Path, placed: dict[str, int], tables: Iterator[int]) -> NotebookNode:
+    """A cell with numbered captions, whose figures are SVG where `figures` has the file that they name, so that text stays text.
+
+    `placed` and `tables` number the figures and the tables of the page; a table whose cell is tagged "folded" is folded away.
     """
     for output in cell.get("outputs", []):
+        caption, _, table = output.get("data", {}).get("text/markdown", "").partition("*\n\n|")
+        if table and caption.startswith("*"):
+            output.data["text/markdown"] = f"|{table}"
+            output.data["caption"] = f"Table {next(tables)}. {caption[1:]}"
+            output.data["folded"] = "folded" in cell.metadata.get("tags", [])
         named = re.match(r"Drawn\(name='([\w-]+)'", output.get("data", {}).get("text/plain", ""))
         if named:
             number = placed.setdefault(named[1], len(placed) + 1)

@@ -96,7 +96,7 @@ def made(name: str) -> dict[str, bytes]:
         books = [nbformat.read(executed / path.name, as_version=4) for path in paths]
         report = [path for path in sorted(out.rglob("*")) if path.is_file() and not path.name.startswith(".")]
         contents = {f"reports/{name}/{path.relative_to(out).as_posix()}": path.read_bytes() for path in report}
-        texts = {f"reports/{name}/index.html": page(books, out / "figures", name)}
+        texts = {f"reports/{name}/index.html": page(books, out, name)}
         texts |= _front_pages(books[-1], out) if name == README_STUDY else {}
     if name == DEFAULT:
         texts |= {f"notebooks/{path.name}": _in_place(book) for path, book in zip(paths, books, strict=True)}
@@ -135,7 +135,8 @@ def _front_pages(book: nbformat.NotebookNode, report: Path) -> dict[str, str]:
     table = show.to_markdown(counts.rename_axis("verdict").reset_index())
     texts = {"reports/ledger.md": LEDGER_HEAD + show.to_markdown(claims.ledger(by_study, estimates=True))}
     for file, tag in (("README.md", "readme"), ("README.ko.md", "readme-ko")):
-        section = "\n\n".join([_tagged(book, "readme-table"), _tagged(book, tag), table])
+        models = "|" + _tagged(book, "readme-table").partition("|")[2]  # without its caption
+        section = "\n\n".join([models, _tagged(book, tag), table])
         old = (files.ROOT / file).read_text(encoding="utf-8")
         marks = len(SECTION.findall(old))
         require(marks == 1, f"sections of results in {file}", marks, "one, from <!-- results --> to <!-- /results -->")

@@ -110,7 +110,7 @@ def run(
         from yolop.run.page import page
 
         books = [nbformat.read(executed / path.name, as_version=4) for path in notebooks()]
-        write_atomically(report / "index.html", page(books, report / "figures", report.name))
+        write_atomically(report / "index.html", page(books, report, report.name))
         if records == "fresh":
             _compare(study)
         print(f"report: {report.relative_to(files.ROOT) / 'index.html'}")

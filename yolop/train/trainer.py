@@ -96,13 +96,7 @@ class Trainer(DetectionTrainer):
     """One training run of a given model on a checked data set. `curve` and `best_state` are what it leaves."""
 
     def __init__(
-        self,
-        spec: TrainSpec,
-        model: nn.Module,
-        dataset: Dataset,
-        folder: Path,
-        threads: int,
-        parent: nn.Module | None = None,
+        self, spec: TrainSpec, model: nn.Module, dataset: Dataset, folder: Path, threads: int, parent: nn.Module | None = None
     ):
         self.spec, self.dataset = spec, dataset
         super().__init__(overrides=arguments(spec, folder))
@@ -116,13 +110,7 @@ class Trainer(DetectionTrainer):
 
     def get_dataset(self) -> dict:
         """What ultralytics would read from a data.yaml."""
-        return {
-            "train": "train",
-            "val": "val",
-            "nc": self.dataset.nc,
-            "names": dict(enumerate(self.dataset.names)),
-            "channels": 3,
-        }
+        return {"train": "train", "val": "val", "nc": self.dataset.nc, "names": dict(enumerate(self.dataset.names)), "channels": 3}
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> CheckedImages:
         """The split named by `img_path`, augmented in training."""
@@ -294,12 +282,7 @@ def initial_model(spec: TrainSpec, dataset: Dataset, parent: nn.Module | None) -
     return model
 
 
-def train(
-    spec: TrainSpec,
-    dataset: Dataset,
-    folder: Path,
-    parent: nn.Module | None = None,
-) -> dict:
+def train(spec: TrainSpec, dataset: Dataset, folder: Path, parent: nn.Module | None = None) -> dict:
     """Train, keep the EMA weights of the best epoch on val in `folder`/weights.safetensors, score them on test.
 
     Args:

@@ -54,9 +54,7 @@ class SparseTrainer(Trainer):
     def update_masks(self, sparsity: float) -> None:
         """Masks with that share of zeros, inside those that there are."""
         magnitude = self.spec.allocation != "random"
-        kept = {
-            name: conv.weight.detach().abs() if magnitude else self.scores[name] for name, conv in self.convs.items()
-        }
+        kept = {name: conv.weight.detach().abs() if magnitude else self.scores[name] for name, conv in self.convs.items()}
         if self.spec.allocation == "global":
             everything = torch.cat([scores.flatten() for scores in kept.values()])
             limits = dict.fromkeys(kept, _limit(everything, sparsity))
@@ -111,9 +109,7 @@ class Distillation:
         loss, parts = self.loss(raw, batch)
         with torch.no_grad(), torch.autocast(batch["img"].device.type, torch.bfloat16, enabled=self.bfloat16):
             taught = self.teacher(batch["img"])
-        soft = sum(
-            self._distance(x.float(), t.float().sigmoid(), b) for x, t, b in zip(raw, taught, BALANCE, strict=True)
-        )
+        soft = sum(self._distance(x.float(), t.float().sigmoid(), b) for x, t, b in zip(raw, taught, BALANCE, strict=True))
         return loss + self.weight * soft * len(raw[0]), parts
 
     def _distance(self, x: torch.Tensor, taught: torch.Tensor, balance: float) -> torch.Tensor:
