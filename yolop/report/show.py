@@ -46,7 +46,7 @@ def into(folder: Path | None, study: Any) -> None:
 def text(*sentences: str) -> Markdown:
     """Sentences as a paragraph."""
     _keep_manifest()
-    return Markdown(" ".join(sentences))
+    return Markdown(" ".join(filter(None, sentences)))
 
 
 def table(
