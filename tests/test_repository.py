@@ -23,6 +23,8 @@ from yolop.run import verify
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
 def locked(name: str) -> dict[str, Requirement]:
     """Name -> requirement of every package of a lock, whose lines of hashes are indented."""
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
@@ -31,9 +33,7 @@ def locked(name: str) -> dict[str, Requirement]:
 
 
 LOCK = locked("requirements.lock")
-CLUSTER = {"dask", "distributed"}  # of the extra `cluster`, which is in no lock: who has a cluster adds it
-EXTRAS = [texts for name, texts in PROJECT["optional-dependencies"].items() if name != "cluster"]
-DIRECT = [Requirement(text) for text in sum(EXTRAS, PROJECT["dependencies"])]
+DIRECT = [Requirement(text) for text in sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])]
 
 
 def needed(item: Requirement, seen: dict[str, set]) -> dict[str, set]:
@@ -112,7 +112,7 @@ def test_every_import_is_a_declared_dependency():
     ours = {"yolop", *sys.stdlib_module_names, *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     owners, declared = packages_distributions(), {canonical_name(item.name) for item in DIRECT}
     for path in [*ROOT.glob("yolop/**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
-        for module in imported(path) - ours - CLUSTER:
+        for module in imported(path) - ours:
             assert declared & set(map(canonical_name, owners.get(module, []))), f"{path.name} needs {module}"
 
 

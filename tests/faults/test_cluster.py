@@ -25,7 +25,6 @@ from yolop.store import Store
 from yolop.study.graph import Node
 from yolop.study.plan import with_parents
 
-pytest.importorskip("distributed")
 DIGITS = Node(DigitsSpec(train=20, val=6, test=6, imgsz=96))
 OTHER_PACKAGES = """
 from yolop import store
