@@ -143,6 +143,11 @@ def test_one_version_and_one_licence():
     assert hashlib.sha256(text).hexdigest() == "0d96a4ff68ad6d4b6f1f30f713b18d5184912ba8dd389f86aa7710db079abcb0"
 
 
+def test_the_readme_is_read_in_some_minutes():
+    """What is longer goes to docs/."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1100
+
+
 def test_one_command_each_for_people_and_for_ci():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {"study", "read", "test", "lab", "clean"} <= set(targets)

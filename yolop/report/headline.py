@@ -28,19 +28,19 @@ and {not_run} could not be tested; {built_in} more hold by construction.
 {test_images} test images; {how_sure}."""
 KOREAN = """\
 실패할 수 있었던 논문의 주장 {claims}개 가운데 {holds}개는 성립하고 {fails}개는 성립하지 않으며,
-{undecided}개는 판단할 수 없고 {not_run}개는 실행하지 않았습니다. 구성상 당연히 성립하는 주장은 {built_in}개입니다.
-이 연구의 p는 n보다 추론 시간이 {less_time} % 짧고, mAP50의 차이는 {p_over_n} 포인트입니다.
-사용자 사전 학습은 p의 mAP50을 {best_over_p} 포인트 바꾸지만, 처음부터 같은 총 스텝만큼 학습한 p와 비교하면 차이는
+{undecided}개는 판단할 수 없고 {not_run}개는 시험하지 못했습니다. 그 밖에 {built_in}개는 구성상 당연히 성립합니다.
+이 연구의 p는 n보다 추론 시간이 {less_time}% 짧고, mAP50의 차이는 {p_over_n} 포인트입니다.
+사용자 사전 학습을 거치면 p의 mAP50이 {best_over_p} 포인트 달라지지만, 무작위 가중치에서 같은 총 스텝만큼 학습한 p와의 차이는
 {best_over_same_steps} 포인트입니다.{coco_korean}
-모듈 종류별 비율은 같은 희소도의 단일 비율에 비해 {by_type_over_even} 포인트 차이가 납니다.
-가지치기한 네트워크 {masks}개 중 {equivalent}개는 원래 네트워크와 추론 시간이 2 % 이내로 같음이 검정으로 확인되었습니다.
+모듈 종류별 비율은 0의 수가 같은 단일 비율에 비해 {by_type_over_even} 포인트 차이가 납니다.
+가지치기한 네트워크 {masks}개 가운데 {equivalent}개는 추론 시간이 원래 네트워크와 2% 이내로 같다는 것이 검정으로 확인되었습니다.
 {speed_korean}
-(테스트 이미지 {test_images}장, 학습 시드 {seeds}개, 괄호 안은 95 % 구간.)"""
+(테스트 이미지 {test_images}장, 학습 시드 {seeds}개, 괄호 안은 95% 구간.)"""
 COCO_ENGLISH = " Over p that starts from the official COCO weights it is {}."
 COCO_KOREAN = " COCO 가중치에서 바로 시작한 p와의 차이는 {} 포인트입니다."
-SPEED_KOREAN = """0을 건너뛰는 이 연구의 엔진에서 n은 가중치의 {zeros:.0%}가 0일 때
-PyTorch보다 {over_pytorch:.1f}배 빠르며, 그중 0이 가져온 것은 같은 엔진 대비 {by_zeros:.1f}배이고,
-{share:.0%}를 0으로 두고 학습한 n은 mAP50-95의 {kept:.0f} %를 유지합니다."""
+SPEED_KOREAN = """0을 건너뛰는 이 연구의 엔진에서 가중치의 {zeros:.0%}가 0인 n은 PyTorch보다 {over_pytorch:.1f}배 빠릅니다.
+그중 0 덕분에 빨라진 것은 {by_zeros:.1f}배이며(같은 엔진에서 0이 없을 때와 비교),
+{share:.0%}를 0으로 두고 학습한 n은 mAP50-95의 {kept:.0f}%를 유지합니다."""
 DATA = {
     "digits": "generated images of real handwriting on real photographs",
     "bccd": "364 photographs of blood cells (bccd)",
