@@ -11,7 +11,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 TORCH ?= cuda
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: study read test test-faults audit lab lock clean
+.PHONY: study read site test test-faults audit lab lock clean
 
 study: $(BIN)/.ready
 	$(BIN)/python -m yolop run $(STUDY)
@@ -20,6 +20,10 @@ study: $(BIN)/.ready
 read: $(READ)/.ready
 	$(READ)/bin/python -m yolop verify $(STUDY)
 	@echo "Read and rerun them: $(READ)/bin/jupyter lab, or $(READ)/bin/papermill, or $(READ)/bin/pytest --nbval-lax notebooks"
+
+# Reports and executed notebooks of all published studies as static pages, without PyTorch.
+site: $(READ)/.ready
+	$(READ)/bin/python benchmarks/site.py site
 
 # Two processes of one thread each, a test file at a time; `pytest` alone runs one after another.
 test: $(BIN)/.ready

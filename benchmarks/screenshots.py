@@ -42,7 +42,9 @@ LOOK = """(() => {
   }
   const dead = [...document.querySelectorAll('a[href^="#"]')].map(a => a.getAttribute('href'))
     .filter(href => !document.getElementById(decodeURIComponent(href.slice(1))));
-  return {pale: [...pale], dead, wide: document.documentElement.scrollWidth, high: document.documentElement.scrollHeight};
+  const cut = [document.documentElement, ...document.querySelectorAll('.wide, pre')].filter(e => e.scrollWidth > e.clientWidth + 1)
+    .map(e => e.tagName + ' ' + e.scrollWidth + ' > ' + e.clientWidth + ' px: ' + e.innerText.trim().slice(0, 40));
+  return {pale: [...pale], dead, cut};
 })()""".replace("LEAST", str(LEAST_CONTRAST))
 
 
@@ -85,36 +87,36 @@ class Browser:
         return self.ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     def look(self, url: str, width: int, high: int = SCREEN) -> dict:
-        """Open a page; its size, its pale texts and dead anchors, and what it asked for and complained of."""
+        """Open a page; how high it is, and what it asked for and complained of."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=high, deviceScaleFactor=1, mobile=width < 600)
         self.ask("Page.navigate", url="about:blank")
         self.events.clear()
         self.ask("Page.navigate", url=url)
         time.sleep(WAIT)
-        found = self.run(LOOK)
         told = [(event["method"], event["params"]) for event in self.events if "method" in event]
         asked = [params["request"]["url"] for method, params in told if method == "Network.requestWillBeSent"]
         errors = [params for method, params in told if method in ("Runtime.exceptionThrown", "Log.entryAdded")]
         errors += [p for method, p in told if method == "Runtime.consoleAPICalled" and p["type"] in ("error", "warning")]
         others = [to for to in asked if to.split("#")[0] != url.split("#")[0] and not to.startswith("data:")]
-        return found | {"asked": others, "errors": [json.dumps(error)[:300] for error in errors]}
+        high = self.run("document.documentElement.scrollHeight")
+        return {"high": high, "asked": others, "errors": [json.dumps(error)[:300] for error in errors]}
 
-    def pictures(self, to: Path, width: int, most: int = 10**6) -> None:
+    def pictures(self, to: Path, width: int) -> None:
         """Pictures of the page that is open, folds and all, from top to bottom, none higher than PIECE."""
-        high = min(self.run("document.documentElement.scrollHeight"), most)
+        high = self.run("document.documentElement.scrollHeight")
         for number, top in enumerate(range(0, high, PIECE)):
             clip = {"x": 0, "y": top, "width": width, "height": min(PIECE, high - top), "scale": 1}
             data = self.ask("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"]
             to.with_name(f"{to.name}-{number:02}.png").write_bytes(base64.b64decode(data))
 
 
-def faults(found: dict, width: int) -> list[str]:
-    """What is wrong with a page, in words."""
+def faults(found: dict, width: int, report: bool) -> list[str]:
+    """What is wrong with a page, in words; only a report has to be short."""
     said = [f"asks for {url}" for url in found["asked"]] + [f"console: {error}" for error in found["errors"]]
     said += [f"no place on the page: {anchor}" for anchor in found["dead"]] + [f"pale: {text}" for text in found["pale"]]
-    said += [f"cut: {found['wide']} px wide"] * (found["wide"] > width)
-    screens = found["high"] / SCREEN
-    return said + [f"{screens:.1f} screens"] * (width == max(WIDTHS) and screens > MOST_SCREENS)
+    said += [f"cut: {element}" for element in found["cut"]]
+    long = report and width == max(WIDTHS) and found["high"] / SCREEN > MOST_SCREENS
+    return said + [f"longer than {MOST_SCREENS} screens"] * long
 
 
 def places(name: str) -> list[str]:
@@ -143,10 +145,13 @@ def main(out: Path, names: list[str]) -> int:
                     found = browser.look(url, width)
                     browser.pictures(out / f"{stem}-{width}", width)
                     browser.run(UNFOLD)
+                    found |= browser.run(LOOK)
                     browser.pictures(out / f"{stem}-{width}-unfolded", width)
-                    said = faults(found, width)
+                    said = faults(found, width, url.endswith("index.html"))
                     wrong += len(said)
                     print(f"{stem} at {width} px, {found['high'] / SCREEN:.1f} screens: {'; '.join(said) or 'no fault'}")
+                printed = browser.ask("Page.printToPDF", printBackground=True)["data"]  # with the folds open
+                (out / f"{stem}.pdf").write_bytes(base64.b64decode(printed))
         finally:
             browser.process.terminate()
             browser.process.wait()

@@ -80,27 +80,31 @@ def unneeded() -> list[Path]:
 
 
 def made(name: str) -> dict[str, bytes]:
-    """Every file that follows from the committed records of a study: path in the project -> content.
-
-    The notebooks run in fresh kernels into a temporary folder, side by side but for the last, which sums up the others.
-    """
+    """Every file that follows from the committed records of a study: path in the project -> content."""
     with TemporaryDirectory() as place:
-        out, executed = Path(place) / name, Path(place) / "executed"  # `out` is named as in `reports`
-        parameters = dict(zip(PARAMETERS, (name, "", "committed", str(out)), strict=True))
-        paths = notebooks()
-        # In processes, since papermill changes the working folder of its own.
-        with ending_kernels(), ProcessPoolExecutor(os.cpu_count()) as pool:
-            for chosen in (paths[:-1], paths[-1:]):
-                for done in [pool.submit(execute, path, executed / path.name, parameters) for path in chosen]:
-                    done.result()
-        books = [nbformat.read(executed / path.name, as_version=4) for path in paths]
+        books, out = executed(name, Path(place))
         report = [path for path in sorted(out.rglob("*")) if path.is_file() and not path.name.startswith(".")]
         contents = {f"reports/{name}/{path.relative_to(out).as_posix()}": path.read_bytes() for path in report}
         texts = {f"reports/{name}/index.html": page(books, out, name)}
         texts |= _front_pages(books[-1], out) if name == README_STUDY else {}
     if name == DEFAULT:
-        texts |= {f"notebooks/{path.name}": _in_place(book) for path, book in zip(paths, books, strict=True)}
+        texts |= {f"notebooks/{path.name}": _in_place(book) for path, book in zip(notebooks(), books, strict=True)}
     return contents | {file: text.encode() for file, text in texts.items()}
+
+
+def executed(name: str, place: Path) -> tuple[list[nbformat.NotebookNode], Path]:
+    """The notebooks of a study, run on committed records in fresh kernels, and the folder in `place` that holds its report then.
+
+    They run side by side but for the last, which sums up the others.
+    """
+    out, paths = place / name, notebooks()  # `out` is named as in `reports`
+    parameters = dict(zip(PARAMETERS, (name, "", "committed", str(out)), strict=True))
+    # In processes, since papermill changes the working folder of its own.
+    with ending_kernels(), ProcessPoolExecutor(os.cpu_count()) as pool:
+        for chosen in (paths[:-1], paths[-1:]):
+            for done in [pool.submit(execute, path, place / "executed" / path.name, parameters) for path in chosen]:
+                done.result()
+    return [nbformat.read(place / "executed" / path.name, as_version=4) for path in paths], out
 
 
 def write(name: str, contents: dict[str, bytes]) -> None:
