@@ -24,7 +24,7 @@ from yolop.settings import named_study
 from yolop.store import Record, Store, committed_path
 from yolop.study.plan import all_nodes, with_parents
 
-TABLES = re.compile(r'(?:name=|keep\(.*, )"([\w-]+)"')  # what a cell writes
+TABLES = re.compile(r'(?:name=|keep\(.*, |show.*, )"([\w-]+)"(?:\)|, caption|, head)')  # what a cell writes
 READ = """
 import json, os, sys
 class Absent:
