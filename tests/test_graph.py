@@ -42,7 +42,7 @@ def test_records_that_were_carried_over_have_the_metrics_that_they_had():
     """Display names left the specs of 26 records, whose ids moved; no number did."""
     with (HERE / "tests" / "carried.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 158 and sum(row["old_id"] != row["new_id"] for row in rows) == 24
+    assert len(rows) == 157 and sum(row["old_id"] != row["new_id"] for row in rows) == 24
     for row in rows:
         if row["new_id"] in RECORDS:  # until it is published anew
             metrics = Record.read(RECORDS[row["new_id"]]).metrics
