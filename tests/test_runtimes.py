@@ -23,12 +23,13 @@ def model():
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_predictions_are_pytorchs(model, tmp_path, runtime):
+def test_predictions_are_pytorchs(model, tmp_path, runtime, capsys):
     pixels = torch.rand(1, IMGSZ, IMGSZ, 3, generator=torch.Generator().manual_seed(1))
     image = pixels.permute(0, 3, 1, 2)  # as pictures come out of a file: not contiguous
     if runtime in runtimes.FILES:
         calibration = np.random.default_rng(0).integers(0, 256, (8, 3, IMGSZ, IMGSZ), np.uint8)
         runtimes.export(model, runtime, IMGSZ, tmp_path, calibration)
+        assert not capsys.readouterr().out, "progress bars between the lines of a run"
         assert {path.name for path in tmp_path.iterdir()} == set(runtimes.FILES[runtime])
         sizes = runtimes.sizes(tmp_path)
         assert 0 < sizes["compressed_mb"] < sizes["file_mb"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import warnings
@@ -82,7 +84,8 @@ def _quantised(network, calibration: np.ndarray):
     images = [image[None].astype(np.float32) / 255 for image in calibration]
     decoding = nncf.IgnoredScope(patterns=[r"/model\.24/(?!m\.).*"], validate=False)
     options = {"subset_size": len(images), "preset": nncf.QuantizationPreset.MIXED, "ignored_scope": decoding}
-    return nncf.quantize(network, nncf.Dataset(images), **options)
+    with contextlib.redirect_stdout(io.StringIO()):  # progress bars, which its level of logging does not silence
+        return nncf.quantize(network, nncf.Dataset(images), **options)
 
 
 def load(runtime: str, folder: Path | None, model: nn.Module, imgsz: int, threads: int) -> Callable:
