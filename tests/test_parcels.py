@@ -13,7 +13,8 @@ from yolop.data.folder import read
 from yolop.files import DamagedRecord, StoreError
 from yolop.run import worker
 from yolop.run.parcels import accept, folder_files, pack
-from yolop.store import Store, read_computed, run_folder
+from yolop.specs import run_id
+from yolop.store import Store, read_computed, run_folder, versions
 
 
 @pytest.fixture
@@ -69,6 +70,22 @@ def test_a_users_data_set_arrives_with_the_same_content(tmp_path):
     with pytest.raises(StoreError, match="leads out of the data set"):
         worker._unpacked(tmp_path / "there", "0" * 64, {"../../canary": b""})
     assert not any("canary" in names for _, _, names in os.walk(tmp_path))
+
+
+def test_what_a_worker_prints_comes_in_whole_lines_with_a_name(tmp_path, capsys):
+    worker._compute(tmp_path, toy("a", act="print").spec, {}, False)
+    assert capsys.readouterr().out == "    toy-a: half a line and the rest\n"
+
+
+def test_a_worker_computes_in_a_process_of_its_own_and_survives_its_death(tmp_path, monkeypatch):
+    for name, value in (("_address", lambda: "here"), ("_root", lambda: tmp_path), ("get_or_run", None)):
+        monkeypatch.setattr(worker, name, value)  # of this process, in which Dask's threads draw from `random`
+    tasks = [worker.Task(spec, False, {}, {}, versions()) for spec in (toy("a", act="die").spec, toy("b").spec)]
+    with pytest.raises(StoreError, match="died: out of memory, or killed"):
+        worker.work(tasks[0])
+    assert accept(tmp_path / "here", run_id(tasks[1].spec), worker.work(tasks[1])).path("weights.bin").exists()
+    worker._process().shutdown()
+    worker._process.cache_clear()
 
 
 def test_packages_that_differ_are_named():

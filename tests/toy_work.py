@@ -44,6 +44,7 @@ def compute(spec: ToySpec, parents: dict, folder: Path) -> dict:
     if spec.act == "die" or (spec.act == "die once" and first_time(run_id(spec))):
         os.kill(os.getpid(), signal.SIGKILL)
     if spec.act == "print":
+        print("a bar", end="\r")
         print("half a line", end=" ")
         print("and the rest", flush=True)
     digest = hashlib.sha256(spec.label.encode())

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -134,16 +135,17 @@ class _Pool:
         self.close()
 
 
-class _Lines(io.TextIOBase):
-    """Standard output of a worker process: whole lines go to the runner, under the name of the node at work."""
+class Lines(io.TextIOBase):
+    """Standard output of a worker: `put((run_id, line))` gets whole lines, and of a bar that is drawn anew only the last state."""
 
-    def __init__(self, lines):
-        self.lines, self.pending, self.run_id = lines, "", ""
+    def __init__(self, put: Callable[[tuple[str, str]], None], run_id: str = ""):
+        self.put, self.pending, self.run_id = put, "", run_id
 
     def write(self, text: str) -> int:
+        """Keep what ends no line yet."""
         *whole, self.pending = (self.pending + text).split("\n")
         for line in (line.rpartition("\r")[-1].strip() for line in whole):
-            self.lines.put((self.run_id, line)) if line else None
+            self.put((self.run_id, line)) if line else None
         return len(text)
 
 
@@ -153,7 +155,7 @@ def _begin(threads: int, lines, root: Path, data: Path | None) -> None:
     places = {"YOLOP_ROOT": str(root)} | ({"YOLOP_DATA": str(data)} if data else {})  # for processes that this one starts
     os.environ |= places | dict.fromkeys(THREADS, str(threads))  # PyTorch is not imported yet
     parent.follow()
-    sys.stdout = _Lines(lines)
+    sys.stdout = Lines(lines.put)
 
 
 def _work(node: Node) -> float:

@@ -6,13 +6,18 @@ with the client's by content; the folder of a user's data set comes as bytes, on
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
-from yolop import store
+from yolop import parent, store
 from yolop.files import StoreError
 from yolop.run.parcels import Parcel, accept, pack
-from yolop.run.processes import reason
+from yolop.run.processes import SPAWN, Lines, reason
 from yolop.specs import FolderSpec, Spec, run_id
 from yolop.store import Record, get_or_run
 
@@ -58,7 +63,25 @@ def work(task: Task, *given) -> Parcel:
             parents[role] = _data(root, spec, task.data[role], folder, here)
         else:
             parents[role] = replace(accept(root, run_id(spec), parcels.pop(0)), asked=spec)
-    return pack(get_or_run(root, task.spec, parents, task.quiet))
+    try:
+        return pack(_process().submit(_compute, root, task.spec, parents, task.quiet).result())
+    except BrokenProcessPool:
+        _process.cache_clear()
+        raise StoreError("the process that computed it died: out of memory, or killed from outside") from None
+
+
+@cache
+def _process() -> ProcessPoolExecutor:
+    """Where this worker computes: Dask's threads draw from Python's random numbers, and a training needs all of its own."""
+    return ProcessPoolExecutor(1, SPAWN, parent.follow)
+
+
+def _compute(root: Path, spec: Spec, parents: dict[str, Record], quiet: bool) -> Record:
+    """In that process: a record; what it prints comes in whole lines, because workers of one machine share its console."""
+    name = run_id(spec)
+    say = partial(print, f"    {name.rpartition('-')[0]}:", file=sys.stdout, flush=True)
+    with redirect_stdout(Lines(lambda item: say(item[1]), name)):
+        return get_or_run(root, spec, parents, quiet)
 
 
 def differences(client: dict[str, str], worker: dict[str, str]) -> str:
