@@ -61,6 +61,16 @@ def test_computing_leaves_the_users_keys_and_settings(tmp_path):
     assert done.returncode == 0 and done.stdout == "done\n", done.stderr
 
 
+def test_a_process_that_is_killed_leaves_nothing_once_the_one_that_started_it_ends(tmp_path):
+    killed = "import os, signal; from yolop import quiet; print(quiet.PRIVATE, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    code = f"import subprocess, sys; from yolop import quiet; subprocess.run([sys.executable, '-c', {killed!r}])"
+    for environment in ({}, {"YOLO_CONFIG_DIR": "/nowhere/yolop-gone"}, {"YOLO_CONFIG_DIR": str(tmp_path)}):
+        place = tmp_path / str(len(environment.get("YOLO_CONFIG_DIR", "")))
+        place.mkdir()
+        done = run(code, place, **environment)
+        assert done.returncode == 0 and done.stdout.startswith(str(place / "tmp" / "yolop-")), done.stderr
+
+
 def test_no_room_for_temporary_files_is_said_with_the_way_out(tmp_path):
     code = "import tempfile\ndef full(**_): raise FileNotFoundError(2, 'No usable temporary directory found')\n"
     done = run(code + "tempfile.mkdtemp = full\nimport yolop.quiet", tmp_path)

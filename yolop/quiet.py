@@ -20,8 +20,9 @@ def writable(folder: Path | str) -> bool:
     return os.path.isabs(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
+_above = os.environ.get("YOLO_CONFIG_DIR", "")  # of a process of ours that started this one: takes ours along when it ends
 try:
-    PRIVATE = Path(tempfile.mkdtemp(prefix="yolop-"))  # of this process, gone when it ends
+    PRIVATE = Path(tempfile.mkdtemp(prefix="yolop-", dir=_above if "yolop-" in _above and writable(_above) else None))
 except OSError as error:
     text = f"{error.strerror}: make room in one of these, or name another folder in TMPDIR"
     raise OSError(error.errno, text) from None
