@@ -92,7 +92,7 @@ class Board:
 
     def __init__(self, seconds: dict[str, float], workers: int, progress: Progress):
         self.expected, self.workers, self.progress = seconds, workers, progress
-        self.done: dict[str, float] = {}
+        self.done, self.took_s, self.expected_s, self.all_s = 0, 0.0, 0.0, sum(seconds.values())
         self.failures: dict[str, str] = {}
 
     def line(self, run_id: str, text: str) -> None:
@@ -101,11 +101,11 @@ class Board:
 
     def finished(self, run_id: str, seconds: float) -> None:
         """A node is computed and took so many seconds."""
-        self.done[run_id] = seconds
-        slower = sum(self.done.values()) / sum(self.expected[name] for name in self.done)
-        left = sum(took for name, took in self.expected.items() if name not in self.done) / self.workers * slower
-        count, after = f"{len(self.done)} of {len(self.expected)}", f", about {clock_time(left)} left" if left else ""
-        self.progress.line(f"    {run_id}  {clock_time(seconds)}  ({count}{after})")
+        self.done, self.took_s = self.done + 1, self.took_s + seconds
+        self.expected_s += self.expected[run_id]
+        left = (self.all_s - self.expected_s) / self.workers * self.took_s / max(self.expected_s, 0.001)
+        after = f", about {clock_time(left)} left" if self.done < len(self.expected) else ""
+        self.progress.line(f"    {run_id}  {clock_time(seconds)}  ({self.done} of {len(self.expected)}{after})")
 
     def failed(self, run_id: str, reason: str) -> None:
         """A node has failed; others go on."""
