@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from strangers import GOOD, notebook, picture
 
-ROWS: list[str] = []
 TITLE = "# Faults\n\nWhat the last whole run saw; `make test-faults TABLE=reports/faults.md` writes this page anew.\n\n"
 HEAD = "| Fault | Tries | Outcome | Lost |\n| --- | ---: | --- | ---: |\n"
 
@@ -27,11 +26,11 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
-def seen():
-    """`seen(fault, tries, outcome, lost=0)`: a row of the table; the last line of a test, so that only what passed is there."""
+def seen(record_property):
+    """`seen(fault, tries, outcome, lost=0)`: a row of the table, which has those of tests that passed, of all processes."""
 
     def row(fault: str, tries: int, outcome: str, lost: int = 0):
-        ROWS.append(f"| {fault} | {tries:,} | {outcome} | {lost} |\n")
+        record_property("fault", f"| {fault} | {tries:,} | {outcome} | {lost} |\n")
 
     return row
 
@@ -56,8 +55,11 @@ def root(project, tmp_path):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    if ROWS:
-        terminalreporter.section("faults")
-        terminalreporter.write(HEAD + "".join(ROWS))
-    if ROWS and config.getoption("--faults-table", None):
-        Path(config.getoption("--faults-table")).write_text(TITLE + HEAD + "".join(ROWS), encoding="utf-8")
+    passed = sorted(terminalreporter.stats.get("passed", []), key=lambda report: report.location[:2])
+    table = HEAD + "".join(row for report in passed for name, row in report.user_properties if name == "fault")
+    if table == HEAD:
+        return
+    terminalreporter.section("faults")
+    terminalreporter.write(table)
+    if config.getoption("--faults-table", None):
+        Path(config.getoption("--faults-table")).write_text(TITLE + table, encoding="utf-8")
