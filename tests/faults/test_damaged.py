@@ -12,7 +12,7 @@ from support import CENSUS
 
 from yolop import files, store
 from yolop.__main__ import main
-from yolop.run import status
+from yolop.run import estimate
 from yolop.specs import run_id
 from yolop.store import Record, get_or_run
 
@@ -88,7 +88,8 @@ def test_damaged_evidence_gives_no_estimate_but_no_error(tmp_path, monkeypatch, 
     path.parent.mkdir(parents=True)
     for damage in damages:
         path.write_bytes(damage)
-        assert status._committed() == {}
+        estimate.committed.cache_clear()
+        assert estimate.committed(tmp_path) == {}
         with pytest.raises(store.DamagedRecord, match="is damaged.*restore"):
             store.read_committed(tmp_path, path.stem)
     seen("damaged records, from which the time left is estimated", len(damages), "no estimate, no error")

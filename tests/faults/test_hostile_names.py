@@ -88,7 +88,7 @@ def test_names_of_classes_stay_text(root, tmp_path, monkeypatch, seen):
     frame = {"table", "thead", "tbody", "tr", "th", "td"}
     for found in (in_markdown, in_page):
         assert found.tags - frame <= {"code", "em", "strong", "a"}  # of `x`, *a* and https://...: looks only
-        assert found.attributes <= {"style", "href"}
+        assert found.attributes <= {"style", "href", "data-head"}
     assert 'href="javascript' not in markdown2html(markdown) + whole
     cells = [[cell.strip() for cell in found.cells] for found in (in_page, in_markdown)]
     assert cells[0] == cells[1] and len(cells[0]) == table.size
