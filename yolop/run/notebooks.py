@@ -74,7 +74,7 @@ def execute(notebook: Path, output: Path, parameters: dict, stream: TextIO | Non
         papermill.execute_notebook(
             _no_template(notebook), _no_template(partial), parameters, kernel_name="python3", cwd=notebook.parent,
             progress_bar=False, stdout_file=stream, coalesce_streams=True, record_timing=False,
-            extra_arguments=["--log-level=ERROR"], on_cell_execute=lambda cell, cell_index: begun.append(cell.source),
+            extra_arguments=["--log-level=CRITICAL"], on_cell_execute=lambda cell, cell_index: begun.append(cell.source),
         )  # fmt: skip
         write_atomically(output, _without_traces(partial, parameters))
         failed.unlink(missing_ok=True)
