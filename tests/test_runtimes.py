@@ -9,11 +9,11 @@ import torch
 from yolop.measure import latency
 from yolop.network import yolov5
 from yolop.specs import MODELS, SpecError
-from yolop.speed import runtimes
+from yolop.speed import kernels8, runtimes
 from yolop.speed_specs import RUNTIMES, Configuration
 
 IMGSZ = 64
-TOLERANCE = {"openvino-bf16": 0.05, "openvino-int8": 0.2}  # of scores and objectness, 0..1; others are float32
+TOLERANCE = {"openvino-bf16": 0.05, "openvino-int8": 0.2, "sparse-int8": 0.05}  # of scores and objectness, 0..1; others are float32
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,8 @@ def model():
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_predictions_are_pytorchs(model, tmp_path, runtime, capsys):
+    if runtime == "sparse-int8" and not kernels8.VNNI:
+        pytest.skip("this processor has no AVX-512 VNNI")
     pixels = torch.rand(1, IMGSZ, IMGSZ, 3, generator=torch.Generator().manual_seed(1))
     image = pixels.permute(0, 3, 1, 2)  # as pictures come out of a file: not contiguous
     if runtime in runtimes.FILES:
@@ -54,6 +56,8 @@ def test_unknown_runtimes_and_missing_calibration_are_refused(model, tmp_path):
         runtimes.export(model, "tflite", IMGSZ, tmp_path)
     with pytest.raises(SpecError, match="calibration"):
         runtimes.export(model, "openvino-int8", IMGSZ, tmp_path, [])
+    with pytest.raises(SpecError, match="calibration"):
+        runtimes.export(model, "sparse-int8", IMGSZ, tmp_path)
     with pytest.raises(SpecError, match="runtime"):
         Configuration(MODELS["p"], runtime="tflite")
 

@@ -1,6 +1,7 @@
 """Zeros that are trained in: as many as asked, where asked, and they stay: saved, loaded, trained further, exported."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from support import tiny_spec
 from yolop.measure import pruning
 from yolop.network import channels, weights, yolov5
 from yolop.network.head import Loss
-from yolop.specs import MODELS, RETRAINED, SparseTrainSpec, SpecError
+from yolop.specs import MODELS, RETRAINED, SparseTrainSpec, SpecError, identity
 from yolop.train import trainer
 from yolop.train import zeros as gradual
 
@@ -41,6 +42,17 @@ def test_the_share_of_zeros_is_the_one_asked_for(data, parent, tmp_path, allocat
     even = max(shares) - min(shares) < 0.03
     assert even == (allocation != "global")
     assert metrics["best_epoch"] == 2  # 60 % of two epochs lie in the second: before it, zeros are still to come
+
+
+def test_zeros_in_blocks_take_four_input_channels_together(data, parent, tmp_path):
+    _, model = trained(data, tmp_path / "run", parent, block=4)
+    assert pruning.weight_sparsity(model) == pytest.approx(0.8, abs=0.005)
+    for name, z in zeros(model).items():
+        if z.shape[1] % 4 == 0:
+            blocks = z.reshape(len(z), -1, 4, *z.shape[2:])
+            assert torch.equal(blocks.all(2), blocks.any(2)), name
+    plain = tiny_spec(data, SparseTrainSpec)
+    assert "block" not in identity(plain) and identity(dataclasses.replace(plain, block=4))["block"] == 4
 
 
 def test_zeros_stay_when_saved_loaded_trained_further_and_exported(data, parent, tmp_path):

@@ -39,6 +39,7 @@ def identity(spec: Any) -> Any:
     """A spec as plain values, without the fields that are outside its identity."""
     if is_dataclass(spec):
         own = (item for item in fields(spec) if item.metadata.get("identity", True))
+        own = (item for item in own if item.metadata.get("left_out", ...) != getattr(spec, item.name))
         return {item.name: identity(getattr(spec, item.name)) for item in own}
     return [identity(value) for value in spec] if isinstance(spec, (tuple, list)) else spec
 
@@ -197,12 +198,14 @@ class SparseTrainSpec(TrainSpec):
     allocation: str = "global"  # zeros are the smallest of all weights; "layer": of each convolution; "random": any of each
     pruned_by: float = 0.6  # share of the training after which all zeros are in place
     distill: float = 1.0  # weight of the teacher beside the labels; 0: no teacher
+    block: int = field(default=1, metadata={"left_out": 1})  # input channels that become zero together; 1 is not in the identity
 
     def __post_init__(self):
         require(0 <= self.sparsity < 1, "sparsity", self.sparsity, "a share from 0 to below 1 (90 % is 0.9)")
         require(self.allocation in ALLOCATIONS, "allocation", self.allocation, "one of " + ", ".join(ALLOCATIONS))
         require(0 < self.pruned_by <= 1, "pruned_by", self.pruned_by, "a share above 0 up to 1")
         require(0 <= self.distill <= 100, "distill", self.distill, "0 to 100")
+        require(self.block in (1, 2, 4, 8), "block", self.block, "1, 2, 4 or 8 input channels")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from yolop.specs import ModelSpec, Spec, Variant, require
 
-RUNTIMES = ("pytorch", "sparse", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8", "ncnn")
+RUNTIMES = ("pytorch", "sparse", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8", "ncnn", "sparse-int8")
+CALIBRATED = ("openvino-int8", "sparse-int8")  # their files need photographs of the train split
 FORMATS = {"onnx": "onnxruntime"} | {name: name for name in RUNTIMES[3:]}  # of `export` -> runtime
 
 

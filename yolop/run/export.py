@@ -8,7 +8,7 @@ from yolop.network import yolov5
 from yolop.run.chosen import chosen
 from yolop.specs import require
 from yolop.speed import runtimes
-from yolop.speed_specs import FORMATS
+from yolop.speed_specs import CALIBRATED, FORMATS
 
 
 def export(form: str, out: str, *which) -> None:
@@ -28,10 +28,10 @@ def export(form: str, out: str, *which) -> None:
     own, runtime = chosen(*which), FORMATS[form]
     folder.mkdir(parents=True, exist_ok=True)
     network = yolov5.fused(own.network)
-    runtimes.export(network, runtime, own.imgsz, folder, own.photographs() if runtime == "openvino-int8" else None)
+    runtimes.export(network, runtime, own.imgsz, folder, own.photographs() if runtime in CALIBRATED else None)
     runtimes.describe(folder, runtime, own.names, own.imgsz, network.model[-1].anchors.tolist())
     print(f"{own.text}: {', '.join(sorted(path.name for path in folder.iterdir()))} in {folder}")
-    if runtime == "openvino-int8" and own.dataset is None:
+    if runtime in CALIBRATED and own.dataset is None:
         print("8 bits were calibrated on a few photographs: give --dataset data.yaml for those that the network will see")
 
 

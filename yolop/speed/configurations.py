@@ -16,7 +16,14 @@ from yolop.measure.pruning import subject
 from yolop.progress import progress
 from yolop.specs import run_id
 from yolop.speed import in_turns, runtimes
-from yolop.speed_specs import RUNTIMES, Configuration, ConfigurationScoresSpec, ConfigurationTimesSpec, ExportSpec
+from yolop.speed_specs import (
+    CALIBRATED,
+    RUNTIMES,
+    Configuration,
+    ConfigurationScoresSpec,
+    ConfigurationTimesSpec,
+    ExportSpec,
+)
 from yolop.store import Record
 
 
@@ -24,7 +31,7 @@ def compute_export(spec: ExportSpec, parents: dict[str, Record], folder: Path) -
     """Write the files of a configuration for its runtime into the folder; returns their sizes."""
     setup = spec.configuration
     calibration = None
-    if setup.runtime == "openvino-int8":
+    if setup.runtime in CALIBRATED:
         calibration = calibration_images(dataset_of(parents["data"]), setup.imgsz)
     network = subject(setup, spec.nc, _weights(setup, parents))
     runtimes.export(network, setup.runtime, setup.imgsz, folder, calibration)

@@ -20,9 +20,10 @@ from yolop.measure import latency
 from yolop.network.head import STRIDES, decode_arrays
 from yolop.network.yolov5 import Wired
 from yolop.specs import require
-from yolop.speed_specs import RUNTIMES
+from yolop.speed_specs import RUNTIMES, CALIBRATED
 
 FILES = {"onnxruntime": ("model.onnx",), "ncnn": ("model.ncnn.param", "model.ncnn.bin")}  # what a runtime reads
+FILES["sparse-int8"] = ("network.safetensors", "network.json")
 FILES |= dict.fromkeys(("openvino", "openvino-bf16", "openvino-int8"), ("model.xml", "model.bin"))
 
 
@@ -34,9 +35,18 @@ def export(model: nn.Module, runtime: str, imgsz: int, folder: Path, calibration
 
     Args:
         model: as of `yolov5.fused`.
-        calibration: (n, 3, imgsz, imgsz) uint8 photographs of the train split; needed for "openvino-int8".
+        calibration: (n, 3, imgsz, imgsz) uint8 photographs of the train split; needed for 8 bits.
     """
     require(runtime in FILES, "runtime", runtime, "one of " + ", ".join(FILES))
+    given = calibration is not None and len(calibration) > 0
+    require(given or runtime not in CALIBRATED, "calibration", calibration, "images of train")
+    if runtime == "sparse-int8":
+        from yolop.speed.engine import sparsify
+
+        options = {"threads": 1, "strict": True, "choose": False}
+        return sparsify(model, imgsz, **options, precision="int8", calibration=calibration).save(
+            folder / FILES[runtime][0]
+        )
     if runtime == "ncnn":
         return _to_ncnn(model, imgsz, folder)
     _to_onnx(model, imgsz, folder / "model.onnx")
@@ -45,7 +55,6 @@ def export(model: nn.Module, runtime: str, imgsz: int, folder: Path, calibration
 
         network = openvino.convert_model(folder / "model.onnx")
         if runtime == "openvino-int8":
-            require(calibration is not None and len(calibration) > 0, "calibration", calibration, "images of train")
             network = _quantised(network, calibration)
         openvino.save_model(network, folder / "model.xml", compress_to_fp16=False)
         (folder / "model.onnx").unlink()
@@ -92,7 +101,7 @@ def load(runtime: str, folder: Path | None, model: nn.Module, imgsz: int, thread
     """A call (1, 3, imgsz, imgsz) float32 tensor -> predictions (1, boxes, 5 + nc), with that many threads.
 
     Args:
-        runtime: "pytorch" (the faster of its two memory layouts), "sparse" (ours), or one that reads files of `export`.
+        runtime: "pytorch" (the faster of its two memory layouts), "sparse" (ours, float32), or one that reads files of `export`.
         model: as of `yolov5.fused`; what "pytorch" and "sparse" run, and what decodes for ncnn.
     """
     require(runtime in RUNTIMES, "runtime", runtime, "one of " + ", ".join(RUNTIMES))
@@ -105,6 +114,10 @@ def load(runtime: str, folder: Path | None, model: nn.Module, imgsz: int, thread
         from yolop.speed.engine import sparsify
 
         return sparsify(model, imgsz, threads)
+    if runtime == "sparse-int8":
+        from yolop.speed import engine
+
+        return engine.load(folder / FILES[runtime][0], threads)
     loader = {"onnxruntime": _in_onnxruntime, "ncnn": _in_ncnn}.get(runtime, _in_openvino)
     return loader(folder, model, threads, runtime)
 

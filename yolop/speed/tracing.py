@@ -1,96 +1,33 @@
-"""From a model to operations over feature maps: what is fused, what lies side by side, what PyTorch has to run.
-
-All maps lie in one array; `Layout` says where, so that no map lies on another that is needed at the same time.
-"""
+"""From a model to operations over feature maps: what is fused, what lies side by side, what PyTorch has to run."""
 
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, field
 
 import torch
 from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
-from yolop.specs import require
+from yolop.network.yolov5 import Wired
+from yolop.specs import SpecError, require
 from yolop.speed import kernels
+from yolop.speed.program import Buffer, Map, Op
 
 
-@dataclass(eq=False)
-class Buffer:
-    """Feature maps side by side; `born` and `dies` are the first and the last operation that touch them."""
-
-    channels: int
-    height: int
-    width: int
-    born: int = -1
-    dies: int = -1
-    start: int = 0
-
-
-@dataclass
-class Map:
-    """A feature map: channels of a buffer, from `channel` on."""
-
-    buffer: Buffer
-    channel: int
-    channels: int
-
-
-@dataclass
-class Op:
-    """One operation before it has numbers; `src` None is the image."""
-
-    kind: int
-    src: Map | None
-    dst: Map
-    size: int = 1
-    conv: nn.Conv2d | None = None
-    name: str = ""
-    silu: bool = False
-    add: Map | None = None
-    node: fx.Node | None = None  # what PyTorch runs
-    inputs: list = field(default_factory=list)
-
-    @property
-    def maps(self) -> list[Map]:
-        """All that it reads or writes."""
-        return [m for m in (self.src, self.dst, self.add, *self.inputs) if m]
-
-
-class Layout:
-    """Where every map of some operations lies in one array: `reach` zeros around each plane, `floats` numbers in all."""
-
-    def __init__(self, ops: list[Op], outputs: list[Map]):
-        self.reach = 1  # as far as any kernel looks beyond the edge
-        for conv in (op.conv for op in ops if op.conv):
-            for size, padding in zip(conv.kernel_size, conv.padding, strict=True):
-                self.reach = max(self.reach, -(-padding // conv.stride[0]), (size - 1 - padding) // conv.stride[0])
-        for i, op in enumerate(ops):
-            for m in op.maps:
-                m.buffer.born, m.buffer.dies = i if m.buffer.born < 0 else m.buffer.born, i
-        for m in outputs:
-            m.buffer.dies = len(ops)
-        buffers, placed, total = {m.buffer for op in ops for m in op.maps}, [], 16
-        for b in sorted(buffers, key=lambda b: (-b.channels * self.plane(b)[1], b.born)):
-            length, b.start = b.channels * self.plane(b)[1] + 16, 16
-            for other in sorted(placed, key=lambda other: other.start):
-                if other.born <= b.dies and b.born <= other.dies:
-                    if b.start + length <= other.start:
-                        break
-                    b.start = max(b.start, other.start + other.channels * self.plane(other)[1] + 16)
-            placed.append(b)
-            total = max(total, b.start + length)
-        self.floats = total + 256
-
-    def plane(self, buffer: Buffer) -> tuple[int, int]:
-        """Length of a row and of a plane of a buffer."""
-        pitch = buffer.width + self.reach
-        return pitch, -(-((buffer.height + 2 * self.reach) * pitch + self.reach + kernels.LANES) // 16) * 16
-
-    def where(self, m: Map) -> tuple[int, int, int]:
-        """First pixel, length of a plane, length of a row."""
-        pitch, length = self.plane(m.buffer)
-        return m.buffer.start + m.channel * length + self.reach * pitch + self.reach, length, pitch
+def traced(
+    model: nn.Module, shape: tuple[int, ...], notes: list[str]
+) -> tuple[fx.GraphModule, Reader, nn.Module | None, nn.Module | None]:
+    """A model traced by torch.fx for one image, a reader of its graph, its Detect, and one of other code (None: it has none)."""
+    wired = Wired(model) if all(hasattr(layer, "f") for layer in getattr(model, "model", [None])) else model
+    detect, head = (wired.detect, wired.head) if isinstance(wired, Wired) else (None, None)
+    notes += [f"the head, {type(head).__module__}.Detect, by PyTorch"] if head is not None else []
+    try:
+        graph = fx.GraphModule(wired, fx.Tracer().trace(wired))
+        with torch.no_grad():
+            ShapeProp(graph).propagate(torch.zeros(shape))
+    except Exception as error:  # models can fail to trace in any way
+        raise SpecError(f"this model cannot be traced by torch.fx for {shape}: {error}") from error
+    return graph, Reader(graph, notes), detect, head
 
 
 def _keeps_size(pool: nn.MaxPool2d) -> bool:
@@ -185,10 +122,10 @@ class Reader:
 
     def _convolution(self, node: fx.Node, conv: nn.Conv2d) -> set[fx.Node]:
         """A convolution with the activation and the shortcut that follow it; returns the nodes that are in it."""
-        last, silu, add, inside = node, False, None, set()
+        last, act, add, inside = node, 0, None, set()
         after = list(last.users)
         if len(after) == 1 and isinstance(self._module(after[0]), nn.SiLU):
-            last, silu = after[0], True
+            last, act = after[0], kernels.RAW_SILU
             inside.add(last)
         after = list(last.users)
         if len(after) == 1 and after[0].target in (operator.add, torch.add) and len(after[0].args) == 2:
@@ -197,7 +134,7 @@ class Reader:
                 last, add = after[0], self.maps[others[0]]
                 inside.add(last)
         source = self._inside(node, conv.stride[0])
-        self.ops.append(Op(kernels.CONV, source, self._place(last), 1, conv, str(node.target), silu, add))
+        self.ops.append(Op(kernels.CONV, source, self._place(last), 1, conv, str(node.target), act, add))
         return inside
 
     def _concatenation(self, node: fx.Node) -> None:

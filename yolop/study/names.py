@@ -23,6 +23,7 @@ RUNTIME_NAMES = {
     "openvino-bf16": "OpenVINO bfloat16",
     "openvino-int8": "OpenVINO int8",
     "ncnn": "ncnn",
+    "sparse-int8": "sparse engine int8",
 }
 ZEROS = {
     "global": "zeros: the smallest of all weights",

@@ -55,6 +55,7 @@ class SparseTrainer(Trainer):
         """Masks with that share of zeros, inside those that there are."""
         magnitude = self.spec.allocation != "random"
         kept = {name: conv.weight.detach().abs() if magnitude else self.scores[name] for name, conv in self.convs.items()}
+        kept = {name: _by_blocks(scores, self.spec.block) for name, scores in kept.items()}
         if self.spec.allocation == "global":
             everything = torch.cat([scores.flatten() for scores in kept.values()])
             limits = dict.fromkeys(kept, _limit(everything, sparsity))
@@ -81,6 +82,16 @@ class SparseTrainer(Trainer):
         if self.pruned < 1:
             self.best_state = None
         return found
+
+
+def _by_blocks(scores: torch.Tensor, block: int) -> torch.Tensor:
+    """The mean score of each `block` input channels that lie side by side, for every one of them; as they are where channels
+    do not come in whole blocks."""
+    filters, channels = scores.shape[:2]
+    if channels % block:
+        return scores
+    blocks = scores.reshape(filters, channels // block, block, *scores.shape[2:]).mean(dim=2, keepdim=True)
+    return blocks.expand(-1, -1, block, -1, -1).reshape(scores.shape)
 
 
 def _limit(scores: torch.Tensor, sparsity: float) -> float:
