@@ -14,9 +14,9 @@ from torch import nn
 
 from yolop.network import yolov5
 from yolop.specs import MODELS, SpecError
-from yolop.speed import engine, kernels, kernels8, quantised
+from yolop.speed import engine, kernels, quantised, tiles
 
-pytestmark = pytest.mark.skipif(not kernels8.VNNI, reason="this processor has no AVX-512 VNNI")
+pytestmark = pytest.mark.skipif(not tiles.VNNI, reason="this processor has no AVX-512 VNNI")
 one = np.float32(1)
 
 
@@ -38,19 +38,19 @@ def fma(a, b, c):
     return np.where(even, bits + away, bits).view(np.float64).reshape(total.shape).astype(np.float32)
 
 
-def sigmoid(x):
-    """As the kernels compute it."""
+def one_plus_exp(x):
+    """1 + exp(-x) as the kernels compute it."""
     t = np.clip(x * np.float32(-1.4426950408889634), np.float32(-126), np.float32(126))
     n = np.floor(t + np.float32(0.5))
     e = np.full_like(x, np.float32(1.5403530e-4))
-    for c in kernels._EXP2:
+    for c in tiles.EXP2:
         e = fma(e, t - n, np.float32(c))
-    return one / (e * ((n.astype(np.int32) + 127) << 23).view(np.float32) + one)
+    return e * ((n.astype(np.int32) + 127) << 23).view(np.float32) + one
 
 
 def sums(x, conv):
     """Integer sums of a convolution over bytes (channels, h, w) around which their zero points lie, without these."""
-    (py, px), (rows, columns), s = conv.padding, conv.kernel_size, conv.stride[0]
+    (py, px), (rows, columns), s = conv.padding, conv.weight.shape[2:], conv.stride[0]
     wide = np.pad(x.astype(np.int64) - conv.zero[:, None, None], ((0, 0), (py, py), (px, px)))
     windows = np.lib.stride_tricks.sliding_window_view(wide, (rows, columns), axis=(1, 2))[:, ::s, ::s]
     return np.einsum("cyxij,fcij->fyx", windows, conv.weight.astype(np.int64), optimize=True)
@@ -73,8 +73,7 @@ def reference(net, image):
             memory[id(b)] = np.clip(fma(image, 255, 0.5), 0, 255).astype(np.uint8) if op.src is None else read(op.src)
             continue  # the convolution that follows reads it with a stride of 2
         if op.kind == kernels.MOVE:
-            y = np.clip(fma(image, 255, 0.5), 0, 255).astype(np.uint8) if op.src is None else read(op.src)
-            y = y.repeat(op.size, 1).repeat(op.size, 2)
+            y = read(op.src).repeat(op.size, 1).repeat(op.size, 2)
         elif op.kind == kernels.MAXPOOL:
             y = nn.functional.max_pool2d(torch.from_numpy(read(op.src).astype(np.float32)), op.size, 1, op.size // 2)
             y = y.numpy().astype(np.uint8)
@@ -82,7 +81,7 @@ def reference(net, image):
             x = memory[id(op.src.buffer)] if op.conv.stride[0] == 2 else read(op.src)
             y = fma(sums(x, op.conv).astype(np.float32), column(op.conv.scale), column(op.conv.bias))
             if not len(op.conv.table):
-                memory[id(b)] = sigmoid(y) if net.numbers else y
+                memory[id(b)] = one / one_plus_exp(y) if net.numbers else y / one_plus_exp(y) if op.act == tiles.SILU else y
                 continue
             terms, factor = op.conv.table[:-1].reshape(3, -1), op.conv.table[-1]
             segment = np.rint(np.clip(y, np.float32(-8), np.float32(7.5)) * 2).astype(int) % terms.shape[1]
@@ -106,9 +105,14 @@ def picture(imgsz: int) -> torch.Tensor:
     return torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(1))
 
 
+def stem(filters: int) -> nn.Conv2d:
+    """What a YOLOv5 begins with."""
+    return nn.Conv2d(3, filters, 6, 2, 2)
+
+
 def prefer(monkeypatch, size: int) -> None:
     """As if one of both ways to run a convolution were the faster one everywhere."""
-    monkeypatch.setattr(engine.QuantisedNetwork, "_time_ms", lambda self, program, *_: abs(program["size"][0] - size))
+    monkeypatch.setattr(engine.SparseNetwork, "_time_ms", lambda self, program, *_: abs(program["size"][0] - size))
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -129,7 +133,7 @@ def test_a_convolution_equals_the_reference_bit_for_bit(c1, c2, kernel, stride, 
     torch.manual_seed(c1 * 100 + c2)
     middle = zeroed(nn.Conv2d(c1, c2, kernel, stride, padding), sparsity)
     after = [nn.SiLU()] if silu else []
-    model = nn.Sequential(nn.Conv2d(3, c1, 1), nn.SiLU(), middle, *after, nn.Conv2d(c2, 5, 1)).eval()
+    model = nn.Sequential(stem(c1), nn.SiLU(), middle, *after, nn.Conv2d(c2, 5, 1), *after).eval()
     with pytest.MonkeyPatch.context() as patch:
         prefer(patch, size)
         threads = min(threads, len(engine.CORES))
@@ -153,7 +157,7 @@ class Joined(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.c = (nn.Conv2d(n, 4, 3, 1, 1) for n in (3, 4, 12))
+        self.a, self.b, self.c = stem(4), nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(12, 4, 3, 1, 1)
         self.down, self.up, self.pool = nn.Conv2d(4, 4, 3, 2, 1), nn.Upsample(scale_factor=2), nn.MaxPool2d(5, 1, 2)
         self.silu, self.last = nn.SiLU(), nn.Conv2d(4, 6, 1)
 
@@ -162,6 +166,18 @@ class Joined(nn.Module):
         b = self.silu(self.b(a)) + a
         c = self.up(self.pool(self.silu(self.down(b))))
         return [self.c(torch.cat([a, c, a], 1)), self.last(b)]
+
+
+class Shortcut(nn.Module):
+    """What ends with a shortcut."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = stem(4), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(x) + x
 
 
 def test_shortcuts_pooling_and_shared_concatenations():
@@ -222,33 +238,45 @@ def test_calibration_that_shows_too_little_is_refused(calibration, message):
 
 
 def test_numbers_that_8_bits_cannot_hold_are_refused():
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).eval()
+    model = nn.Sequential(stem(4), nn.Conv2d(4, 4, 1)).eval()
     fast = engine.sparsify(model, 32, precision="int8", calibration=photographs(32))
-    conv = fast.network.ops[1].conv
-    for change, message in (({"bias": conv.bias + 1e12}, "values up to"), ({"scale": 0 * conv.scale}, "a scale of 0")):
+    op = fast.network.ops[1]
+    changes = {"bias": (op.conv.bias + 1e12, "values up to"), "scale": (0 * op.conv.scale, "a scale of 0")}
+    changes["table"] = (np.full_like(op.conv.table, np.inf), "NaN or infinity")
+    for name, (values, message) in changes.items():
         with pytest.raises(SpecError, match=message):
-            quantised.check("0", dataclasses.replace(conv, **change))
+            quantised.check(dataclasses.replace(op, conv=dataclasses.replace(op.conv, **{name: values})))
     model[0].weight.data.fill_(3e38)
     with pytest.raises(SpecError, match="NaN or infinity"):
         engine.sparsify(model, 32, precision="int8", calibration=photographs(32))
 
 
 def test_values_beyond_the_range_are_reported():
-    """A map of small values and of a few large ones, which the percentile cuts off."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).eval()
-    images = photographs(64)
-    images[0, :, :2] = 255
-    fast = engine.sparsify(model, 64, precision="int8", calibration=images)
-    assert all("beyond its 8 bits" in note for note in fast.notes)
+    """Photographs of which half are far brighter than the others."""
+    torch.manual_seed(0)
+    model = nn.Sequential(stem(4), nn.SiLU(), nn.Conv2d(4, 4, 1)).eval()
+    alike = np.repeat(photographs(64), 2, axis=0)
+    assert engine.sparsify(model, 64, precision="int8", calibration=alike).notes == []
+    mixed = alike.copy()
+    mixed[::2] //= 4
+    (note,) = engine.sparsify(model, 64, precision="int8", calibration=mixed).notes
+    share = float(note.split("0: ")[1].split("%")[0])
+    assert "beyond those of the others" in note and 1 < share < 100
 
 
 def test_what_8_bits_cannot_run_runs_in_float32_and_says_why(monkeypatch):
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    model = nn.Sequential(stem(4), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
     options = {"precision": "int8", "calibration": photographs(32)}
     fast = engine.sparsify(model, 32, **options)
     torch.testing.assert_close(fast(picture(32)), model(picture(32)).detach())
     assert any("float32 instead of 8 bits: PyTorch has to run" in note for note in fast.notes)
-    with pytest.raises(SpecError, match="in 8 bits: PyTorch has to run.*ReLU"):
+    with pytest.raises(SpecError, match="cannot run.*ReLU.*strict=False"):
         engine.sparsify(model, 32, strict=True, **options)
-    monkeypatch.setattr(kernels8, "VNNI", False)
+    for other, why in ((nn.Conv2d(3, 4, 1), "the image is read"), (Shortcut(), "an output is")):
+        fast = engine.sparsify(other.eval(), 32, **options)
+        assert why in fast.notes[-1]
+        torch.testing.assert_close(fast(picture(32)), other(picture(32)).detach())
+        with pytest.raises(SpecError, match=f"in 8 bits: {why}"):
+            engine.sparsify(other, 32, strict=True, **options)
+    monkeypatch.setattr(tiles, "VNNI", False)
     assert "no AVX-512 VNNI" in engine.sparsify(yolov5.fused(yolov5.build(MODELS["p"], 3)), 32, **options).notes[-1]

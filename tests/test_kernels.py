@@ -17,9 +17,9 @@ numba.njit(lambda x: x + 1)(1)  # the compiler itself knows the real machine
 import llvmlite.binding as llvm
 llvm.get_host_cpu_features = lambda: dict.fromkeys(sys.argv[1:], True)
 from support import agree, network
-from yolop.speed import kernels
+from yolop.speed import tiles
 agree(network("p", 0.7), 64)
-print(kernels.LANES)
+print(tiles.LANES)
 """
 
 

@@ -9,7 +9,7 @@ import torch
 from yolop.measure import latency
 from yolop.network import yolov5
 from yolop.specs import MODELS, SpecError
-from yolop.speed import kernels8, runtimes
+from yolop.speed import runtimes, tiles
 from yolop.speed_specs import RUNTIMES, Configuration
 
 IMGSZ = 64
@@ -24,7 +24,7 @@ def model():
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_predictions_are_pytorchs(model, tmp_path, runtime, capsys):
-    if runtime == "sparse-int8" and not kernels8.VNNI:
+    if runtime == "sparse-int8" and not tiles.VNNI:
         pytest.skip("this processor has no AVX-512 VNNI")
     pixels = torch.rand(1, IMGSZ, IMGSZ, 3, generator=torch.Generator().manual_seed(1))
     image = pixels.permute(0, 3, 1, 2)  # as pictures come out of a file: not contiguous

@@ -17,7 +17,7 @@ from torch import nn
 from yolop.measure import latency
 from yolop.progress import progress
 from yolop.shapes import convolutions_of
-from yolop.speed.engine import SparseNetwork
+from yolop.speed.engine import SparseNetwork, traced
 from yolop.speed_specs import AtlasSpec
 from yolop.store import Record
 
@@ -49,7 +49,7 @@ def measure_shape(spec: AtlasSpec, shape: tuple, counts: dict[str, int]) -> list
     for sparsity in spec.sparsities:
         with torch.no_grad():
             conv.weight.copy_(weight * (order >= sparsity))
-        networks[sparsity] = SparseNetwork(layer, image.shape, spec.threads, strict=True, choose=True)
+        networks[sparsity] = SparseNetwork(traced(layer, image.shape), spec.threads)
     dense = _faster_layout(conv, image, spec)
     calls = {"dense": dense, "dense again": dense} | {s: _repeated(n, image, spec) for s, n in networks.items()}
     times_ms = _turns(calls, spec.rounds, spec.calls)

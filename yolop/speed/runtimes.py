@@ -20,7 +20,7 @@ from yolop.measure import latency
 from yolop.network.head import STRIDES, decode_arrays
 from yolop.network.yolov5 import Wired
 from yolop.specs import require
-from yolop.speed_specs import RUNTIMES, CALIBRATED
+from yolop.speed_specs import CALIBRATED, RUNTIMES
 
 FILES = {"onnxruntime": ("model.onnx",), "ncnn": ("model.ncnn.param", "model.ncnn.bin")}  # what a runtime reads
 FILES["sparse-int8"] = ("network.safetensors", "network.json")

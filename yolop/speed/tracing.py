@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
@@ -11,23 +14,143 @@ from torch.fx.passes.shape_prop import ShapeProp
 from yolop.network.yolov5 import Wired
 from yolop.specs import SpecError, require
 from yolop.speed import kernels
-from yolop.speed.program import Buffer, Map, Op
+from yolop.speed.tiles import NONE, PACK, SILU
 
 
-def traced(
-    model: nn.Module, shape: tuple[int, ...], notes: list[str]
-) -> tuple[fx.GraphModule, Reader, nn.Module | None, nn.Module | None]:
-    """A model traced by torch.fx for one image, a reader of its graph, its Detect, and one of other code (None: it has none)."""
+@dataclass(eq=False)
+class Buffer:
+    """Feature maps side by side; `born` and `dies` are the first and the last operation that touch them.
+
+    In 8 bits `zeros` are the zero points of its channels.
+    """
+
+    channels: int
+    height: int
+    width: int
+    born: int = -1
+    dies: int = -1
+    start: int = 0
+    zeros: np.ndarray | None = None
+
+
+@dataclass
+class Map:
+    """A feature map: channels of a buffer, from `channel` on."""
+
+    buffer: Buffer
+    channel: int
+    channels: int
+
+
+@dataclass
+class Conv:
+    """A convolution, in float32 or in 8 bits.
+
+    Attributes:
+        weight: (filters, channels, rows, columns) float32 or int8.
+        bias: (filters,) float32.
+        scale: (filters,) float32: in 8 bits a sum of products times `scale` plus `bias` is the real value.
+        zero: (channels,) uint8, zero points of what it reads.
+        table: (kernels.NUMBERS,) float32, what follows in 8 bits; empty where the result stays float32.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    scale: np.ndarray | None = None
+    zero: np.ndarray | None = None
+    table: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> Conv:
+        """A convolution of PyTorch, in float32."""
+        weight = conv.weight.detach().numpy()
+        bias = np.zeros(len(weight), np.float32) if conv.bias is None else conv.bias.detach().numpy()
+        return cls(weight, bias, conv.stride, conv.padding)
+
+    def numbers(self) -> np.ndarray:
+        """What `tiles` wants of each filter, (filters, 4) float32: where its sum begins; in 8 bits an int32, scale, bias."""
+        numbers = np.zeros((len(self.weight), 4), np.float32)
+        if self.scale is None:
+            numbers[:, 0] = self.bias
+        else:
+            products = self.weight.astype(np.int64) * self.zero[:, None, None]
+            numbers.view(np.int32)[:, 0] = -products.sum(axis=(1, 2, 3))
+            numbers[:, 1], numbers[:, 2] = self.scale, self.bias
+        return numbers
+
+
+@dataclass
+class Op:
+    """One operation before it has numbers; `src` None is the image."""
+
+    kind: int
+    src: Map | None
+    dst: Map
+    size: int = 1
+    conv: Conv | None = None
+    name: str = ""
+    act: int = NONE  # that follows a convolution, of tiles
+    add: Map | None = None
+    node: fx.Node | None = None  # what PyTorch runs
+    inputs: list = field(default_factory=list)
+
+    @property
+    def maps(self) -> list[Map]:
+        """All that it reads or writes."""
+        return [m for m in (self.src, self.dst, self.add, *self.inputs) if m]
+
+
+@dataclass
+class Network:
+    """A network as operations, in float32 or in 8 bits, for an image of `shape`.
+
+    Attributes:
+        outputs: the maps it ends with; `many`: it gives several.
+        anchors, numbers: of Detect, (9, 2) and 5 + classes; 0 numbers: it gives maps.
+        notes: what PyTorch runs, or what 8 bits cut off.
+        graph, nodes: as traced, and which node a map is of (by id); None where it comes from a file.
+        head: what PyTorch makes of the maps.
+    """
+
+    ops: list[Op]
+    outputs: list[Map]
+    shape: tuple[int, ...]
+    many: bool
+    anchors: np.ndarray
+    numbers: int
+    notes: list[str] = field(default_factory=list)
+    graph: fx.GraphModule | None = None
+    nodes: dict[int, fx.Node] = field(default_factory=dict)
+    head: Callable | None = None
+
+    @property
+    def pack(self) -> int:
+        """Channels in a word: 4 in 8 bits."""
+        return PACK if any(op.conv and op.conv.scale is not None for op in self.ops) else 1
+
+
+def traced(model: nn.Module, shape: tuple[int, ...]) -> Network:
+    """A model traced by torch.fx for one image of a shape."""
     wired = Wired(model) if all(hasattr(layer, "f") for layer in getattr(model, "model", [None])) else model
     detect, head = (wired.detect, wired.head) if isinstance(wired, Wired) else (None, None)
-    notes += [f"the head, {type(head).__module__}.Detect, by PyTorch"] if head is not None else []
+    notes = [f"the head, {type(head).__module__}.Detect, by PyTorch"] if head is not None else []
     try:
         graph = fx.GraphModule(wired, fx.Tracer().trace(wired))
         with torch.no_grad():
             ShapeProp(graph).propagate(torch.zeros(shape))
     except Exception as error:  # models can fail to trace in any way
         raise SpecError(f"this model cannot be traced by torch.fx for {shape}: {error}") from error
-    return graph, Reader(graph, notes), detect, head
+    reader = Reader(graph, notes)
+    ops, outputs, many = reader.read()
+    anchors, numbers = np.zeros((0, 2), np.float32), 0
+    if detect is not None and all(any(op.conv and op.dst is m for op in ops) for m in outputs):
+        anchors, numbers = detect.anchors.numpy().reshape(-1, 2), detect.no
+    elif detect is not None:
+        head = lambda maps: detect.decode(detect.raw(maps))  # noqa: E731
+    nodes = {id(m): node for node, m in reader.maps.items()}
+    return Network(ops, outputs, shape, many, anchors, numbers, notes, graph, nodes, head)
 
 
 def _keeps_size(pool: nn.MaxPool2d) -> bool:
@@ -122,10 +245,10 @@ class Reader:
 
     def _convolution(self, node: fx.Node, conv: nn.Conv2d) -> set[fx.Node]:
         """A convolution with the activation and the shortcut that follow it; returns the nodes that are in it."""
-        last, act, add, inside = node, 0, None, set()
+        last, act, add, inside = node, NONE, None, set()
         after = list(last.users)
         if len(after) == 1 and isinstance(self._module(after[0]), nn.SiLU):
-            last, act = after[0], kernels.RAW_SILU
+            last, act = after[0], SILU
             inside.add(last)
         after = list(last.users)
         if len(after) == 1 and after[0].target in (operator.add, torch.add) and len(after[0].args) == 2:
@@ -134,7 +257,7 @@ class Reader:
                 last, add = after[0], self.maps[others[0]]
                 inside.add(last)
         source = self._inside(node, conv.stride[0])
-        self.ops.append(Op(kernels.CONV, source, self._place(last), 1, conv, str(node.target), act, add))
+        self.ops.append(Op(kernels.CONV, source, self._place(last), 1, Conv.of(conv), str(node.target), act, add))
         return inside
 
     def _concatenation(self, node: fx.Node) -> None:
