@@ -272,7 +272,7 @@ def test_what_8_bits_cannot_run_runs_in_float32_and_says_why(monkeypatch):
     assert any("float32 instead of 8 bits: PyTorch has to run" in note for note in fast.notes)
     with pytest.raises(SpecError, match="cannot run.*ReLU.*strict=False"):
         engine.sparsify(model, 32, strict=True, **options)
-    for other, why in ((nn.Conv2d(3, 4, 1), "the image is read"), (Shortcut(), "an output is")):
+    for other, why in ((nn.Sequential(nn.Conv2d(3, 4, 1)), "the image is read"), (Shortcut(), "an output is")):
         fast = engine.sparsify(other.eval(), 32, **options)
         assert why in fast.notes[-1]
         torch.testing.assert_close(fast(picture(32)), other(picture(32)).detach())
