@@ -115,7 +115,7 @@ def main(starts: int, imgsz: int) -> None:
     for start in range(starts):
         baseline = ("PyTorch", jobs["PyTorch again"])
         for label, job in jobs.items():
-            parts[label] += in_turns.apart(baseline, [(label, job)], TIMES, start)
+            parts[label] += in_turns.apart(baseline, [[(label, job)]], TIMES, start)
             print(".", end="", flush=True)
     print(f"\nn, {imgsz} px, {starts} starts")
     for label, times in parts.items():

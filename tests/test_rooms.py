@@ -86,9 +86,9 @@ def test_sizes():
     network made the study longer again, and so did captions, marked rows and provenance in the report."""
     extension = {path for path in FILES if room(path) in EXTENSION or path.name == "recipe.py"}
     engines = {path for path in FILES if room(path) == "run" and path.stem in ENGINES}
-    assert sum(lines(path) for path in FILES if path not in extension | engines) <= 10700
+    assert sum(lines(path) for path in FILES if path not in extension | engines) <= 10720
     assert sum(map(lines, engines)) <= 950
-    assert sum(map(lines, extension)) <= 1750
+    assert sum(map(lines, extension)) <= 2500
     assert max(map(lines, FILES)) <= 400
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -22,14 +22,14 @@ from yolop.specs import METHODS, PruneSpec, require
 from yolop.speed import in_turns, runtimes
 from yolop.speed.configurations import running
 from yolop.speed.engine import CORES
-from yolop.speed_specs import RUNTIMES, Configuration
+from yolop.speed_specs import CALIBRATED, RUNTIMES, Configuration
 from yolop.store import host
 from yolop.study.names import RUNTIME_NAMES
 
 STARTS, ROUNDS, CALLS = 3, 10, 5  # of all processes, turns in each of them, calls in a turn
 PATIENCE_S = 270  # after which no further start begins
 FIRST = ("pytorch", "sparse", "onnxruntime")  # whose table is printed as soon as it is there
-NEEDS = {"sparse": ("numba",), "onnxruntime": ("onnx", "onnxruntime"), "ncnn": ("ncnn", "pnnx")}
+NEEDS = {"sparse": ("numba",), "sparse-int8": ("numba",), "onnxruntime": ("onnx", "onnxruntime"), "ncnn": ("ncnn", "pnnx")}
 NEEDS |= dict.fromkeys(("openvino", "openvino-bf16"), ("onnx", "openvino")) | {"openvino-int8": ("onnx", "openvino", "nncf")}
 CHANNELS = "channels"  # the one way to prune that makes a smaller dense network
 
@@ -72,7 +72,7 @@ class Timed:
         if self.files:
             if not self.files.exists():
                 self.files.mkdir()
-                calibration = self.own.photographs() if self.runtime == "openvino-int8" else None
+                calibration = self.own.photographs() if self.runtime in CALIBRATED else None
                 runtimes.export(network, self.runtime, self.own.imgsz, self.files, calibration)
             self.file_mb = runtimes.sizes(self.files)["file_mb"]
         difference = (self.call(network)(image) - expected).abs()[0]
