@@ -38,9 +38,8 @@ def canonical(value: Any) -> str:
 def identity(spec: Any) -> Any:
     """A spec as plain values, without the fields that are outside its identity."""
     if is_dataclass(spec):
-        own = (item for item in fields(spec) if item.metadata.get("identity", True))
-        own = (item for item in own if item.metadata.get("left_out", ...) != getattr(spec, item.name))
-        return {item.name: identity(getattr(spec, item.name)) for item in own}
+        own = {item.name: getattr(spec, item.name) for item in fields(spec) if item.metadata.get("identity", True)}
+        return {n: identity(v) for n, v in own.items() if (n, v) != ("block", 1)}  # which came later than records that have 1
     return [identity(value) for value in spec] if isinstance(spec, (tuple, list)) else spec
 
 
@@ -165,8 +164,7 @@ class TrainSpec(Spec):
     epochs: int
     batch: int = 16
     seed: int = 0
-    # random | matching:<run> | largest-l1:<run> | narrowed-<share>:<run>, which removes that share of the channels (ids
-    # keep the word that the first version had for it) | pruned-<way of RETRAINED>-<ratio>:<run>
+    # random | matching:<run> | largest-l1:<run> | narrowed-<share of channels removed>:<run> | pruned-<way>-<ratio>:<run>
     init: str = "random"
     optimizer: str = "AdamW"
     lr0: float = 0.002
@@ -198,7 +196,7 @@ class SparseTrainSpec(TrainSpec):
     allocation: str = "global"  # zeros are the smallest of all weights; "layer": of each convolution; "random": any of each
     pruned_by: float = 0.6  # share of the training after which all zeros are in place
     distill: float = 1.0  # weight of the teacher beside the labels; 0: no teacher
-    block: int = field(default=1, metadata={"left_out": 1})  # input channels that become zero together; 1 is not in the identity
+    block: int = 1  # input channels that become zero together
 
     def __post_init__(self):
         require(0 <= self.sparsity < 1, "sparsity", self.sparsity, "a share from 0 to below 1 (90 % is 0.9)")

@@ -12,7 +12,7 @@ from yolop.study.names import RUNTIME_NAMES
 
 GROUPS = {"p": ("smaller model, p", MODELS["p-best"]), "channels": ("channels removed", CHANNELS), "zeros": ("zeros", DARK)}
 GROUPS |= {"n": ("all weights of n", MODELS["n"])}
-MARKERS = dict(zip(RUNTIME_NAMES.values(), ("o", "s", "^", "D", "v", "P", "X"), strict=True))
+MARKERS = dict(zip(RUNTIME_NAMES.values(), ("o", "s", "^", "D", "v", "P", "X", "*"), strict=True))
 SHAPE = ["kernel", "stride", "side", "c1", "c2"]  # of a convolution
 
 
