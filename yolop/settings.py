@@ -193,7 +193,7 @@ STUDIES = {
 }  # fmt: skip
 
 COSTS = {  # on two cores
-    "digits": "handwriting on photographs, generated: 45 minutes",
+    "digits": "handwriting on photographs, generated: 30 minutes",
     "smoke": "everything once, with meaningless numbers: 3 minutes",
     "bccd": "blood cells, three training seeds: 5 hours",
     "raccoon": "n and p on raccoons, three training seeds: 1.5 hours",
