@@ -8,10 +8,10 @@ Prints each start's median and 90th percentile of 300 calls, then the slowest st
 
 import multiprocessing
 import sys
-import time
 
 import numpy as np
 
+from yolop.measure import latency
 from yolop.specs import MODELS, PruneSpec
 from yolop.speed.configurations import running
 from yolop.speed_specs import Configuration
@@ -21,13 +21,7 @@ NETWORK = Configuration(MODELS["n"], "", PruneSpec("random-unstructured", 0.9, 0
 
 def times_ms(threads: int) -> np.ndarray:
     """Milliseconds of 300 calls after 30 others."""
-    call = running(NETWORK, 3, None, None, threads)
-    found = []
-    for _ in range(330):
-        start = time.perf_counter()
-        call()
-        found.append((time.perf_counter() - start) * 1e3)
-    return np.array(found[30:])
+    return np.array(latency.block(running(NETWORK, 3, None, None, threads), 330)[30:])
 
 
 def spin() -> None:
