@@ -150,7 +150,7 @@ def test_an_own_set_for_pretraining_is_trained_on_with_its_classes_and_moves_not
     assert specs[1].nc == 2 and specs[1].data == "2" and vars(specs[1]).items() >= graph.PHOTOGRAPHS.items()
     assert not vars(specs[0]).items() >= graph.PHOTOGRAPHS.items()
     assert graphs[1].training("p-corpus", 0).parents[0][1] is own.sources[1]
-    same = [{g.training(label, 0).id for label in ("s", "n", "p", "p-from-n")} for g in graphs]
+    same = [{g.training(label, 0).id for label in ("s", "n", "p", "p-from-n-l1")} for g in graphs]
     assert same[0] == same[1] and graphs[0].training("p-best", 0).id != graphs[1].training("p-best", 0).id
     assert {"n-other", "p-other"} <= set(graph.trainings_of(named_study("coco128", corpus="raccoon")))
     with pytest.raises(SpecError, match="corpus = .* another set than the data set itself"):

@@ -68,6 +68,10 @@ class Study:
     sparsities: tuple[float, ...] = setting(
         (), "shares from 0 to below 1 (90 % is 0.9)", _shares(0, 1), "zeros that n is trained with; 0 is the control"
     )
+    allocations: tuple[str, ...] = setting(
+        (), 'a list out of "layer" and "random"', lambda v: set(v) <= {"layer", "random"},
+        "other zeros than the smallest of all weights: the smallest of each layer, random ones of each",
+    )  # fmt: skip
     channels_removed: tuple[float, ...] = setting(
         (), "shares above 0 and below 1", _shares(1e-9, 1), "shares of n's channels that are removed before more training"
     )
@@ -108,8 +112,8 @@ class Study:
         ModelSpec(*self.p)
         fits = self.pretraining != "corpus" or self.corpus or self.imgsz >= 96
         require(fits, "imgsz", self.imgsz, "96 or more with generated digits for pretraining: they are up to 56 px high")
-        wrong = bool(self.sparsities or self.channels_removed) and not any(self.sparsities)
-        require(not wrong, "sparsities", self.sparsities, "at least one above 0, or none and no channels_removed")
+        wrong = bool(self.sparsities or self.allocations or self.channels_removed) and not any(self.sparsities)
+        require(not wrong, "sparsities", self.sparsities, "at least one above 0, or none, nor channels_removed or allocations")
 
     def changed(self, /, **overrides: Any) -> Study:
         """This study with some settings changed; None leaves one as it is, an unknown name raises SpecError."""
@@ -179,7 +183,7 @@ STUDIES = {
     "bccd": Study(
         "bccd", "bccd", imgsz=320, epochs=30, batch=8, pretraining="coco", pretrain_epochs=60, seeds=(0, 1, 2),
         ratios=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9), sparsities=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95),
-        channels_removed=(0.2, 0.5, 0.8), uniform_imgsz=(320, 640),
+        allocations=("layer", "random"), channels_removed=(0.2, 0.5, 0.8), uniform_imgsz=(320, 640),
         shapes=("0.2x0.2", "0.16x0.25", "0.25x0.2", "0.33x0.2", "0.2x0.25", "0.33x0.1875"),
     ),
     "raccoon": Study(

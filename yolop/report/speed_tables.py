@@ -163,7 +163,7 @@ def trained_zeros(study: OpenStudy) -> pd.DataFrame:
         return pd.DataFrame()
     settings, control, rows = study.settings, study.fine_tuned().score(), []
     variants = [(share, "global" if share else "", 0.0) for share in settings.sparsities]
-    variants += [(settings.control_sparsity, allocation, 0.0) for allocation in ("layer", "random")]
+    variants += [(settings.control_sparsity, allocation, 0.0) for allocation in settings.allocations]
     variants += [(0.0, "", removed) for removed in sorted(set(settings.channels_removed))]
     for sparsity, allocation, removed in variants:
         score = study.fine_tuned(sparsity, allocation or "global", removed).score()

@@ -49,7 +49,6 @@ TRAININGS = {
         "p-corpus": ("p", "random", "corpus"),
         "p-best": ("p", "matching:p-corpus", "data"),
         "p-same-steps": ("p", "random", "same steps"),
-        "p-from-n": ("p", "matching:n", "data"),
         "p-from-n-l1": ("p", "largest-l1:n", "data"),
     },
     "coco": SCRATCH

@@ -12,7 +12,6 @@ NAMES = {
     "p-coco-same-steps": "YOLOv5p (COCO weights, same total steps)",
     "n-other": "YOLOv5n (on other data)",
     "p-other": "YOLOv5p (pretrained on other data)",
-    "p-from-n": "YOLOv5p (n's matching layers)",
     "p-from-n-l1": "YOLOv5p (n's largest channels)",
 } | {label: f"YOLOv5{label}" for label in ("x", "l", "m")}
 RUNTIME_NAMES = {

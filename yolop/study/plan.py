@@ -64,7 +64,7 @@ def _zeros(graph: Graph) -> list[Node]:
     study, found = graph.study, []
     for seed in study.seeds:
         found += [graph.fine_tuned(seed, share) for share in sorted({0.0, *study.sparsities})]
-        found += [graph.fine_tuned(seed, study.control_sparsity, allocation) for allocation in ("layer", "random")]
+        found += [graph.fine_tuned(seed, study.control_sparsity, allocation) for allocation in study.allocations]
         found += [graph.fine_tuned(seed, channels_removed=share) for share in sorted(set(study.channels_removed))]
         found += [beyond.scores(graph, beyond.options(graph, seed)), beyond.scores(graph, beyond.controls(graph, seed))]
     found += [beyond.channel_times(graph)] if study.channels_removed else []
