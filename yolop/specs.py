@@ -36,10 +36,10 @@ def canonical(value: Any) -> str:
 
 
 def identity(spec: Any) -> Any:
-    """A spec as plain values, without the fields that are outside its identity."""
+    """A spec as plain values, without the fields outside its identity and those that came late and have their default."""
     if is_dataclass(spec):
-        own = {item.name: getattr(spec, item.name) for item in fields(spec) if item.metadata.get("identity", True)}
-        return {n: identity(v) for n, v in own.items() if (n, v) != ("block", 1)}  # which came later than records that have 1
+        own = {item: getattr(spec, item.name) for item in fields(spec) if item.metadata.get("identity", True)}
+        return {f.name: identity(v) for f, v in own.items() if not (f.metadata.get("late") and v == f.default)}
     return [identity(value) for value in spec] if isinstance(spec, (tuple, list)) else spec
 
 
@@ -196,7 +196,7 @@ class SparseTrainSpec(TrainSpec):
     allocation: str = "global"  # zeros are the smallest of all weights; "layer": of each convolution; "random": any of each
     pruned_by: float = 0.6  # share of the training after which all zeros are in place
     distill: float = 1.0  # weight of the teacher beside the labels; 0: no teacher
-    block: int = 1  # input channels that become zero together
+    block: int = field(default=1, metadata={"late": True})  # input channels that become zero together
 
     def __post_init__(self):
         require(0 <= self.sparsity < 1, "sparsity", self.sparsity, "a share from 0 to below 1 (90 % is 0.9)")
