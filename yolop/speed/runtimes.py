@@ -90,6 +90,7 @@ def _quantised(network, calibration: np.ndarray):
     import nncf
 
     nncf.set_log_level(logging.ERROR)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it imports that, which warns where no GPU is
     images = [image[None].astype(np.float32) / 255 for image in calibration]
     decoding = nncf.IgnoredScope(patterns=[r"/model\.24/(?!m\.).*"], validate=False)
     options = {"subset_size": len(images), "preset": nncf.QuantizationPreset.MIXED, "ignored_scope": decoding}
