@@ -12,7 +12,7 @@ import time
 import psutil
 import pytest
 from support import HERE
-from toy_work import events, toy
+from toy_work import events, toy, work_without_waiting
 
 from yolop import idle
 from yolop.files import StoreError
@@ -60,21 +60,13 @@ def test_side_by_side_gives_what_one_after_another_gives(log, tmp_path, monkeypa
 def test_timings_run_after_the_others_alone_with_all_cores(log, monkeypatch):
     slow, timing = toy("slow", seconds=0.5), toy("timing", quiet=True, seconds=0.2)
     other = toy("other", slow, quiet=True, seconds=0.2)
-    monkeypatch.setattr(processes, "_work", _work_without_waiting)
+    monkeypatch.setattr(processes, "_work", work_without_waiting)
     compute(slow, toy("quick"), timing, other)
     done = events(log)
     assert set(done[:4]) == {"slow begin", "slow end", "quick begin", "quick end"}
     assert done[4::2] in (["timing begin", "other begin"], ["other begin", "timing begin"])
     assert [line.split()[0] for line in done[4::2]] == [line.split()[0] for line in done[5::2]]
     assert Store("computed").get(timing.spec).metrics["threads"] == str(len(idle.usable_cores()))
-
-
-def _work_without_waiting(node):
-    """In a worker: as `processes._work`, on a machine that counts as idle."""
-    idle.wait_until_idle = idle.busy_cores = lambda: 0.0
-    sys.stdout.run_id = node.id
-    Store("fresh").obtain(node)
-    return 0.1
 
 
 @two
@@ -113,12 +105,11 @@ def test_jobs_that_cannot_be_are_refused(monkeypatch):
 
 
 RUN = """
-import sys
-from toy_work import toy
-from yolop.run import processes
-from yolop.run.notebooks import ending_kernels
-from yolop.run.progress import Progress
-if __name__ == "__main__":
+if __name__ == "__main__":  # and not in the workers
+    from toy_work import toy
+    from yolop.run import processes
+    from yolop.run.notebooks import ending_kernels
+    from yolop.run.progress import Progress
     nodes = {node.id: node for node in (toy("a", seconds=100.0), toy("b", seconds=100.0))}
     with ending_kernels():
         processes.compute(nodes, 2, dict.fromkeys(nodes, 1.0), Progress())

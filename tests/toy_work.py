@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolop import store
+from yolop import idle, store
 from yolop.files import StoreError
 from yolop.specs import Spec, run_id
 from yolop.study.graph import Node
@@ -54,6 +55,14 @@ def compute(spec: ToySpec, parents: dict, folder: Path) -> dict:
     (folder / "weights.bin").write_bytes(data)
     log(f"{spec.label} end")
     return {"sum": digest.hexdigest(), "threads": os.environ.get("OMP_NUM_THREADS")}
+
+
+def work_without_waiting(node: Node) -> float:
+    """In a worker: as `processes._work`, on a machine that counts as idle."""
+    idle.wait_until_idle = idle.busy_cores = lambda: 0.0
+    sys.stdout.run_id = node.id
+    store.Store("fresh").obtain(node)
+    return 0.1
 
 
 def first_time(name: str) -> bool:
