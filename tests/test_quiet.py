@@ -11,7 +11,7 @@ import json, os, sys, warnings
 environment, modules = dict(os.environ), set(sys.modules)
 """
 IMPORTED = """
-import yolop, yolop.specs, yolop.store
+import yolop, yolop.settings, yolop.specs, yolop.store, yolop.study.graph
 assert dict(os.environ) == environment
 heavy = {"torch", "ultralytics", "numpy", "pandas", "yolop.quiet", "openvino_telemetry"}
 assert not heavy & (set(sys.modules) - modules), heavy & set(sys.modules)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
-import sys
 
 import pytest
 from support import HERE
@@ -107,26 +104,3 @@ def test_what_is_public_says_what_it_gives(path):
         for item in [node, *([] if private else members)]:
             if isinstance(item, (ast.FunctionDef, ast.ClassDef)) and not item.name.startswith("_") and item.name != "forward":
                 assert ast.get_docstring(item), f"{path.name}: {item.name}"
-
-
-def test_importing_the_package_changes_nothing_in_the_process(tmp_path):
-    code = (
-        "import os, sys, tempfile; before, there = dict(os.environ), os.listdir(tempfile.gettempdir()); import yolop;"
-        "import yolop.settings, yolop.store, yolop.study.graph;"
-        "assert dict(os.environ) == before; assert os.listdir(tempfile.gettempdir()) == there;"
-        "assert not {'torch', 'ultralytics', 'openvino_telemetry'} & set(sys.modules)"
-    )
-    environment = os.environ | {"TMPDIR": str(tmp_path), "WANDB_API_KEY": "mine", "YOLOP_DATA": "relative"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=HERE, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_what_reads_networks_is_quiet_and_leaves_the_users_keys():
-    code = (
-        "import os; from yolop.network import yolov5; from ultralytics.utils import SETTINGS, SETTINGS_FILE;"
-        "assert str(SETTINGS_FILE).startswith(os.environ['YOLO_CONFIG_DIR']); assert os.environ['WANDB_API_KEY'] == 'mine';"
-        "from yolop import quiet; assert not any(SETTINGS[name] for name in quiet.INTEGRATIONS)"
-    )
-    environment = os.environ | {"WANDB_API_KEY": "mine"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=HERE, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import tiny_spec
 
-from yolop import quiet, shapes
+from yolop import shapes
 from yolop.network import weights, yolov5
 from yolop.specs import MODELS
 from yolop.train import trainer
@@ -84,13 +84,6 @@ def test_a_label_cache_is_never_opened(data, tmp_path):
         for place in data.root.rglob("*.cache"):
             place.unlink()
     assert not canary.exists()
-
-
-def test_nothing_is_reported_and_the_users_settings_stay(tmp_path):
-    from ultralytics.utils import SETTINGS, SETTINGS_FILE
-
-    assert not any(SETTINGS[name] for name in quiet.INTEGRATIONS)
-    assert str(SETTINGS_FILE).startswith(os.environ["YOLO_CONFIG_DIR"])
 
 
 def test_every_argument_is_ultralytics_own_and_explicit(tmp_path, data):
