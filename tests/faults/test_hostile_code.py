@@ -179,7 +179,7 @@ def test_parameters_that_are_code(project, tmp_path, canary, monkeypatch, capsys
     settings += [f"{field}={value}" for field in fields for value in values] + [
         f"dataset={value}.yaml" for value in values
     ]
-    lists = ("channels_removed", "uniform_imgsz", "shapes", "retrained")
+    lists = ("allocations", "channels_removed", "uniform_imgsz", "shapes", "retrained")
     allowed = {(name, value) for name in lists for value in ("", " ")} | {("corpus", "")}  # none of them
     tries = 0
     for setting in settings:
