@@ -23,7 +23,7 @@ read: $(READ)/.ready
 
 # Reports and executed notebooks of all published studies as static pages, without PyTorch.
 site: $(READ)/.ready
-	$(READ)/bin/python benchmarks/site.py site
+	$(READ)/bin/python -m yolop site
 
 # Two processes of one thread each, a test file at a time; `pytest` alone runs one after another.
 test: $(BIN)/.ready

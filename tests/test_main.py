@@ -12,7 +12,7 @@ import pytest
 from yolop import __main__ as command_line
 from yolop.__main__ import main
 from yolop.files import StoreError
-from yolop.run import export, one, publish, runner, status, verify
+from yolop.run import export, one, publish, runner, site, status, verify
 from yolop.run.notebooks import NotebookError
 from yolop.settings import COSTS, STUDIES, Study
 from yolop.specs import SpecError
@@ -37,6 +37,7 @@ def test_unusable_command_line_is_refused(capsys, arguments):
         ("status bccd --set seeds=0", status, "status", ("bccd", ["seeds=0"])),
         ("verify", verify, "verify", ("",)),
         ("publish coco128", publish, "publish", ("coco128",)),
+        ("site", site, "site", ("site",)),
         (
             "export --model n --seed 1 --format ncnn --out x --set a=1", export, "export",
             ("ncnn", "x", "digits", ["a=1"], "n", 1, 0.0, 0.0, None, ""),
@@ -91,7 +92,7 @@ def test_help_of_run_lists_every_setting_with_its_range(capsys):
             assert f"\n  {item.name:16} {item.metadata['meaning']}: {item.metadata['allowed']} (default: " in printed
     assert "(default: 0.16,0.2)" in printed and "(default: cpu)" in printed and set(COSTS) == set(STUDIES)
     assert all(f"\n  {name:16} {cost}" in printed for name, cost in COSTS.items())
-    assert set(command_line.COMMANDS) == {"run", "status", "verify", "doctor", "publish", "time", "export", "prune"}
+    assert set(command_line.COMMANDS) == {"run", "status", "verify", "doctor", "publish", "site", "time", "export", "prune"}
 
 
 def test_the_command_line_starts_where_there_is_no_module_resource():

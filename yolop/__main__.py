@@ -1,4 +1,4 @@
-"""python -m yolop run | status | verify | doctor | publish | time | export | prune"""
+"""python -m yolop run | status | verify | doctor | publish | site | time | export | prune"""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ COMMANDS = {  # what it does, the function that does it, and the options that it
     "verify": ("run the notebooks on committed records and compare with all that is committed", "run.verify:verify", "published"),
     "doctor": ("check this machine and its packages", "run.doctor:examine", ""),
     "publish": ("for maintainers: commit the records of the last run as evidence", "run.publish:publish", "study"),
+    "site": ("write the reports and executed notebooks of all published studies as static pages", "run.site:site", "folder"),
     "time": ("time a network in every runtime that this machine has", "run.one:time", f"threads {WHICH}"),
     "export": ("write a network for another runtime", "run.export:export", f"format out {WHICH}"),
     "prune": ("prune a network, score it, and write it for here and for YOLOv5", "run.one:prune", f"ratio method out {WHICH}"),
@@ -65,6 +66,7 @@ OPTIONS = {
     "--seed": {"type": int, "help": "training seed (default: the study's first)"},
     "--format": {"choices": FORMATS, "default": "onnx", "help": "default: onnx"},
     "--out": {"default": "export", "metavar": "FOLDER", "help": "where to (default: export/)"},
+    "folder": {"nargs": "?", "default": "site", "help": "where to (default: site/)"},
     "--sparsity": {"type": float, "default": 0.0, "help": "n with this share of trained zeros instead, e.g. 0.9"},
     "--channels-removed": {"type": float, "default": 0.0, "help": "n without this share of its channels instead, e.g. 0.5"},
 }  # fmt: skip
