@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from nbformat import v4
 
+from yolop.report import show
 from yolop.run.page import page
 
 TABLE = "| claim | verdict |\n| :-- | --: |\n| p < n | does not hold |\n| &lt;script> | holds |\n"
@@ -60,6 +61,15 @@ def test_it_shows_what_the_notebooks_show_the_last_first(html):
 def test_tables_have_numbered_captions_and_fold_where_their_cell_says_so(html):
     assert '<p class="caption">Table 1. The verdicts.</p>' in html  # of the last notebook, which comes first
     assert '<details><summary class="caption">Table 2. Many &amp; long.</summary>' in html
+
+
+def test_a_section_without_any_table_or_figure_becomes_one_line(tmp_path):
+    first, second, third = (shown("text/markdown", show.nothing().data) for _ in range(3))
+    empty = [v4.new_markdown_cell("# 01 Only\n\n## Empty\n\nThe lines below are dashed."), first, second]
+    half = [v4.new_markdown_cell("## Half\n\nSome."), third, shown("text/markdown", TABLE)]
+    html = page([v4.new_notebook(cells=empty + half)], tmp_path, "toy")
+    assert html.count("nothing for this section") == html.count("nothing for this figure") == 1
+    assert "dashed" not in html and "Some." in html and "Empty</h3>" in html
 
 
 def test_contents_lead_to_every_heading(html):

@@ -57,7 +57,7 @@ def architecture(layers: pd.DataFrame) -> Figure:
 
 @figure("labelled", photographic=True)
 def labelled(metrics: dict) -> Figure:
-    """Training pictures with their labelled boxes: first those that hold the smallest and the largest object, then some others.
+    """Training pictures with their boxes: first the smallest and the largest object (in px as the networks see it), then others.
 
     `metrics` of a record of pictures: pictures (jpeg in base64, truth) and names of classes. Four pictures a row, a colour for
     each of the commonest classes.

@@ -199,18 +199,26 @@ def label_points(ax: Axes, points: list[tuple[float, float, str, str]], size: fl
         text.remove()
         costs = []
         for rank, (right, up) in enumerate(places):
-            left, middle = ax.transData.transform((x, y)) + pixel * np.array([right, up]) - [wide * (right < 0), 0]
+            point = ax.transData.transform((x, y))
+            left, middle = point + pixel * np.array([right, up]) - [wide * (right < 0), 0]
             box = Bbox.from_bounds(left - 2, middle - high / 2 - 2, wide + 4, high + 4)
             outside = box.x0 < inside.x0 or box.y0 < inside.y0 or box.y1 > inside.y1 or box.x1 > inside.x1 + 5
-            cost = box.count_contains(others) + 40 * box.count_overlaps(taken) + 100 * outside + 0.1 * rank
-            costs.append((cost, rank, box))
-        _, rank, box = min(costs, key=lambda found: found[:2])
+            leader = np.empty((0, 2))  # where the name stands apart from its point
+            if max(abs(right) - 8, abs(up) - 9) > 0:
+                leader = point + np.linspace(0, 1, 12)[:, None] * pixel * np.array([right, up])
+            crossed = sum(other.count_contains(leader) > 0 for other in taken)
+            cost = box.count_contains(others) + 40 * (box.count_overlaps(taken) + crossed) + 100 * outside + 0.1 * rank
+            costs.append((cost, rank, box, leader))
+        _, rank, box, leader = min(costs, key=lambda found: found[:2])
         side = "left" if places[rank][0] > 0 else "right"
         style = {"textcoords": "offset points", "fontsize": size, "color": readable(own), "va": "center", "ha": side}
-        if max(abs(places[rank][0]) - 8, abs(places[rank][1]) - 9) > 0:
-            style["arrowprops"] = {"arrowstyle": "-", "color": own, "lw": 0.6, "shrinkB": 4}
+        style["bbox"] = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5}  # what is below a name pales
+        if len(leader):
+            style["arrowprops"] = {"arrowstyle": "-", "color": own, "lw": 0.6, "shrinkA": 0, "shrinkB": 4}
+            style["arrowprops"]["relpos"] = (float(side == "right"), 0.5)  # from the end of the name that is near
         ax.annotate(name, (x, y), xytext=places[rank], **style)
         taken.append(box)
+        others = np.concatenate([others, leader])
 
 
 def _drawn_places(ax: Axes) -> np.ndarray:

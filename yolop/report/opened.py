@@ -199,8 +199,9 @@ class OpenStudy:
     def __repr__(self) -> str:
         settings, seeds = self.settings, ", ".join(map(str, self.settings.seeds))
         small = "The numbers of this study mean nothing: it only shows that everything runs.\n" if settings.small else ""
-        where = f"{settings.imgsz} px, training seeds {seeds}, timed on {self.machine}, records {self.store.records}."
-        return f"{small}Study {settings.report}: {self.data['name']}, {where}"
+        data = "" if self.data["name"] == settings.report else f"{self.data['name']}, "
+        where = f"{settings.imgsz} px, training seeds {seeds}, timed on {self.machine}, {self.store.records} records."
+        return f"{small}Study {settings.report}: {data}{where}"
 
 
 @dataclass(frozen=True)

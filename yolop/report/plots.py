@@ -231,13 +231,13 @@ def sensitivity(layers: pd.DataFrame) -> Figure:
     for module, part in layers.groupby("module", sort=False):
         ax.vlines(part.index, 0, 100 * part["mAP50_lost"], color=MODULES[module], lw=1)
         ax.plot(part.index, 100 * part["mAP50_lost"], "o", ms=4, color=MODULES[module], label=module)
+    plot.legend(loc="outside upper center", ncol=4)
     worst = layers.nlargest(4, "mAP50_lost")
     label_points(ax, [(i, 100 * row["mAP50_lost"], row["layer"].removeprefix("model."), DARK) for i, row in worst.iterrows()])
-    firsts = layers.drop_duplicates("number")
-    ax.set_xticks(firsts.index, firsts["number"], rotation=90, fontsize=8)
+    middles = layers.index.to_series().groupby(layers["number"]).mean()
+    ax.set_xticks(middles, middles.index, rotation=90, fontsize=8)
     ax.axhline(0, color=GREY, lw=0.8)
     ax.set(xlabel="convolution, by number of its layer", ylabel="mAP50 lost (points, val)")
-    ax.legend(loc="upper center", ncol=4)
     return plot
 
 

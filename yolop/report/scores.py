@@ -128,6 +128,11 @@ class Score:
         """Share of all parameters that is zero, 0..1."""
         return self._values("sparsity").mean()
 
+    @property
+    def doubt(self) -> str:
+        """Why differences from it and shares of it say little, in a sentence; "" where something was learnt."""
+        return f"A mAP50 of {self.mAP50:.3f} is next to nothing learnt: shares of it say little." if not_learnt(self.mAP50) else ""
+
     def _values(self, name: str) -> np.ndarray:
         return np.array([seed[name] for seed in self.by_seed], float)
 
@@ -179,6 +184,11 @@ class Ratio(Estimate):
     """A time over the baseline's; below 1 is faster."""
 
     unit: str = "ratio"
+
+    def __str__(self) -> str:
+        ends, limits = (self.low, self.high), (1 - SAME_TIME, 1, 1 + SAME_TIME)
+        moved = any((round(end, 3) < limit) != (end < limit) for end in ends for limit in limits)  # 0.9796 is not 0.98
+        return "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(self.value, *ends, d=4 if moved else 3)
 
     @classmethod
     def of(cls, row: dict, doubt: str = "") -> Ratio:

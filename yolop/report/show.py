@@ -158,7 +158,7 @@ def _keep_manifest() -> None:
 
 LIMITS = {"mAP50_gain": "gain_low", "points_ahead": "ahead_low", "ratio_to_n": "ratio_low", "ours": "low"}  # not <name>_low
 WHOLE = {"conv": "Conv ratio", "c3": "C3 ratio", "sppf": "SPPF ratio", "after_holm": "after Holm", "nc": "classes", "n": "network"}
-WHOLE |= {"fps": "FPS", "equivalent": "no change shown", "p90_ms": "90th percentile (ms)", "ours_difference": "difference"}
+WHOLE |= {"fps": "FPS", "equivalent": "same within 2 %", "p90_ms": "90th percentile (ms)", "ours_difference": "difference"}
 HEADS = {"mAP50_95": "mAP50-95", "_ms_paper": ", paper (ms)", "_paper": ", paper", "_ms": " (ms)", "_mb": " (MB)", "_px": " (px)"}
 HEADS |= {"gflops": "GFLOPs", "_low_pct": "_pct low", "_pct": " (%)", "_": " "}
 

@@ -61,6 +61,7 @@ def trained_zeros(rows: pd.DataFrame) -> Figure:
     ax.axhline(100, color=GREY, lw=0.8)
     ax.set(xlabel="zeros among the weights of all convolutions (%)", ylabel="mAP50-95 kept (% of dense, test)")
     ax.set_xlim(min(100 * rows["sparsity_of_weights"].min() - 5, 80), 100)
+    ax.locator_params("x", integer=True)
     label_points(ax, names)
     return plot
 
@@ -145,8 +146,9 @@ def uniform_zeros(rows: pd.DataFrame) -> Figure:
             names.append((own["zeros"].iloc[1], own["speed_up"].iloc[1], f"{short(label)}, sparse engine", MODELS[label]))
         dotted = rows[(rows["imgsz_px"] == size) & ~rows["engine"]]
         names += [(40, row.speed_up, f"{short(row.label)}, dense in PyTorch", MODELS[row.label]) for row in dotted.itertuples()]
-        ax.set(xlabel="zeros in every layer (%)", title=f"{size} px", ylim=(0, None), ylabel="speed-up over dense n")
+        ax.set(xlabel="zeros in every layer (%)", title=f"{size} px", ylim=(0, None), xticks=range(0, 101, 20))
         label_points(ax, names)
+    axes[0].set_ylabel("speed-up over dense n")
     return plot
 
 

@@ -299,8 +299,9 @@ def advice(table: pd.DataFrame) -> str:
     fastest = fit[fit["ratio_low"] <= fit["ratio_high"].iloc[0]].head(3)
     first, *others = fastest.itertuples()
     words = (
-        f"The fastest that keeps 98 % of mAP50-95 on val is {first.what}: {_times(Ratio.of(first._asdict()).inverse())} as fast as "
-        f"n in PyTorch, with {first.kept_pct:.0f} % ({first.kept_low_pct:.0f} to {first.kept_high_pct:.0f} %) kept on test."
+        "The fastest that keeps 98 % of mAP50-95 on val (8 bits and smaller images are not scored there) is "
+        f"{first.what}: {_times(Ratio.of(first._asdict()).inverse())} as fast as n in PyTorch, with {first.kept_pct:.1f} % "
+        f"({first.kept_low_pct:.1f} to {first.kept_high_pct:.1f} %) kept on test."
     )
     tied = " and ".join(other.what for other in others)
     return f"{words} In time it cannot be told apart from {tied}." if others else words

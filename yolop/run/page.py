@@ -35,6 +35,7 @@ SHOWN_BY = {  # table that a claim is judged by -> figure of the same numbers
     "figure-2": "accuracy-and-time", "figure-3": "sweeps", "figure-4": "sweeps", "figure-5": "sweeps", "controls": "pretraining",
 }  # fmt: skip
 HEADING = re.compile(r"<h([1-5])>(.*?)</h\1>", re.DOTALL)
+NOTHING = re.compile(r"<p><em>This study has nothing for this (?:figure|table)\.</em></p>")
 
 
 def page(books: list[NotebookNode], report: Path, study: str, code: bool = False) -> str:
@@ -60,7 +61,7 @@ def page(books: list[NotebookNode], report: Path, study: str, code: bool = False
     book = NotebookNode(cells=cells, metadata=NotebookNode(), nbformat=4, nbformat_minor=5)
     html, _ = exporter.from_notebook_node(book, {"title": title, "made": made_by(report / "manifest.json")})
     html = VERDICT.sub(lambda f: f'<td class="verdict {(f[3] or f[2]).strip().replace(" ", "-")}">{f[1]}</td>', html)
-    return _folded(_with_links(_with_contents(TABLE.sub(_with_heads, html)), set(placed)))
+    return _folded(_with_links(_with_contents(_without_empty(TABLE.sub(_with_heads, html))), set(placed)))
 
 
 def made_by(manifest: Path) -> str:
@@ -130,6 +131,15 @@ def _folded(html: str) -> str:
         heading = re.search(r"<h2 .*?</h2>", part, re.DOTALL)
         inside = part.replace(heading[0], "", 1).replace(f"<p>{UNFOLD}</p>", "</details>")
         parts[i] = f"<details class=notebook><summary>{heading[0]}</summary>{inside}"
+    return "".join(parts)
+
+
+def _without_empty(html: str) -> str:
+    """The page with one line in place of what is said about tables and figures where a section of this study has none of them."""
+    parts = re.split(r"(?=<h[1-5]>)", html)
+    for i, part in enumerate(parts):
+        if NOTHING.search(part) and not re.search("<table|<figure", part):
+            parts[i] = f"{HEADING.match(part)[0]}\n<p><em>This study has nothing for this section.</em></p>\n"
     return "".join(parts)
 
 
