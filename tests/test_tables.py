@@ -175,7 +175,7 @@ def test_advice_is_chosen_on_val_and_says_ties():
     said = speed_tables.advice(table)
     assert "good on test" not in said and "slow" not in said
     assert "is fast: 3.3 times (3.2 to 3.4) as fast as n" in said
-    assert "with 97 % (95 to 99 %) kept on test" in said and said.endswith("told apart from as fast.")
+    assert "with 97.0 % (95.0 to 99.0 %) kept on test" in said and said.endswith("told apart from as fast.")
 
 
 def test_kept_shares_are_of_the_control(study):
