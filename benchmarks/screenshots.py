@@ -23,7 +23,7 @@ import websocket
 REPORTS = Path(__file__).resolve().parents[1] / "reports"
 WIDTHS, SCREEN, MOST_SCREENS, LEAST_CONTRAST = (1280, 390), 800, 12, 4.5
 PIECE = 1600  # px: height of a picture, since a whole page in one could not be read
-WAIT = 1.5  # seconds that a page may still load for
+WAIT = 0.5  # seconds after a page has loaded, in which it may still ask or complain
 LOOK = """(() => {
   const light = c => c.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
@@ -92,6 +92,8 @@ class Browser:
         self.ask("Page.navigate", url="about:blank")
         self.events.clear()
         self.ask("Page.navigate", url=url)
+        while not self.run("location.href != 'about:blank' && document.readyState == 'complete'"):
+            time.sleep(0.1)
         time.sleep(WAIT)
         told = [(event["method"], event["params"]) for event in self.events if "method" in event]
         asked = [params["request"]["url"] for method, params in told if method == "Network.requestWillBeSent"]
