@@ -184,6 +184,29 @@ def trained(data, folder: Path, kind: type = TrainSpec, parent=None, **changes) 
     return train(tiny_spec(data, kind, **changes), data, folder, parent)
 
 
+class InThisProcess:
+    """In place of an `in_turns.Worker`, whose process takes seconds to start."""
+
+    def __init__(self, label, job):
+        self.make(label, job)
+
+    def make(self, label, job):
+        from yolop.measure import latency
+
+        make, *arguments = job
+        try:
+            self.call = make(*arguments)
+        except Exception as error:
+            raise RuntimeError(f"{label} could not be timed: {error}") from None
+        self.block = lambda calls: latency.block(self.call, calls)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
 def zeroed(model: nn.Module, sparsity: float) -> nn.Module:
     """Zeros at random in every convolution."""
     stream = torch.Generator().manual_seed(0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import tiny_digits
+from support import InThisProcess, tiny_digits
 
 from yolop.measure import latency
 from yolop.network import channels, weights, yolov5
@@ -69,7 +69,7 @@ def test_calibration_images_are_spread_over_train(parents):
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_times_are_to_the_first_configuration_in_their_order(apart, parents, tmp_path):
-    large, small = Configuration(MODELS["s"], imgsz=192), Configuration(MODELS["p"], imgsz=SIZE)
+    large, small = Configuration(MODELS["n"], imgsz=192), Configuration(MODELS["p"], imgsz=32)
     asked, starts = ((large, small), 1) if apart else ((small, large), 2)
     spec = ConfigurationTimesSpec("", asked, 3, rounds=5, calls=3, starts=starts, apart=apart, threads=1)
     control, other = configurations.compute_times(spec, parents, tmp_path)["rows"]
@@ -79,9 +79,10 @@ def test_times_are_to_the_first_configuration_in_their_order(apart, parents, tmp
     assert set(other) == {"label", "latency_ms", "p90_ms", "fps", "n_calls", *latency.ratio_of([1.0] * 5)}
 
 
-def test_a_configuration_that_cannot_run_is_named(parents, tmp_path):
-    asked = (Configuration(MODELS["p"], imgsz=SIZE), Configuration(MODELS["p"], runtime="ncnn", imgsz=SIZE))
+def test_a_configuration_that_cannot_run_is_named(parents, tmp_path, monkeypatch):
+    asked = (Configuration(MODELS["p"], imgsz=SIZE), Configuration(MODELS["p"], runtime="onnxruntime", imgsz=SIZE))
     parents = parents | {run_id(ExportSpec(asked[1], 3, parents["data"].metrics["digest"])): record(tmp_path, {})}
     spec = ConfigurationTimesSpec("", asked, 3, rounds=5, calls=1, starts=1, threads=1)
+    monkeypatch.setattr(configurations.in_turns, "Worker", InThisProcess)
     with pytest.raises(RuntimeError, match=f"^{asked[1].text} could not be timed: "):
         configurations.compute_times(spec, parents, tmp_path)

@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
-from support import configure, yolo_set
+from support import InThisProcess, configure, yolo_set
 
 from yolop.__main__ import main
-from yolop.measure import latency, pruning
+from yolop.measure import pruning
 from yolop.network import weights, yolov5
 from yolop.network.official import CheckpointError
 from yolop.run import chosen, one
@@ -71,23 +71,6 @@ def test_classes_in_another_order_are_refused(mine):
     data = chosen.read(mine / "set/data.yaml")
     with pytest.raises(chosen.SpecError, match="names = 'cat, dog' is not possible: use the order .*: dog, cat"):
         chosen._require_fitting(chosen.Chosen("", network, ("dog", "cat"), 64, data))
-
-
-class InThisProcess:
-    """In place of a process of its own, which takes seconds to start."""
-
-    def __init__(self, label, job):
-        make, *arguments = job
-        self.call = make(*arguments)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def block(self, calls):
-        return latency.block(self.call, calls)
 
 
 def test_every_runtime_is_timed_compared_and_scored_and_one_that_fails_is_named(mine, capsys, monkeypatch):

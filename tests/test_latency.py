@@ -295,10 +295,10 @@ def test_an_interval_over_processes_holds_what_differs_between_them():
 
 
 def test_rows_are_in_the_order_of_the_variants_and_the_control_is_last(made, parents, monkeypatch):
-    """In fresh processes, which share the rounds; x is that much slower than p that chance cannot hide it."""
-    run, x = parents["weights"].run_id, Variant(ModelSpec(1.33, 1.0))
-    variants = (Variant(MODELS["p"], run), x, Variant(MODELS["p"], run, PruneSpec(conv=0.5)))
-    spec = LatencySpec("toy", variants, 3, 64, rounds=10, calls=2, whole_path=True, processes=2)
+    """In fresh processes, which share the rounds; s is that much slower than p that chance cannot hide it."""
+    run, s = parents["weights"].run_id, Variant(MODELS["s"])
+    variants = (Variant(MODELS["p"], run), s, Variant(MODELS["p"], run, PruneSpec(conv=0.5)))
+    spec = LatencySpec("toy", variants, 3, 64, rounds=10, calls=2, whole_path=True, processes=2, threads=1)
     started, spawn = [], latency.ProcessPoolExecutor
     monkeypatch.setattr(latency, "ProcessPoolExecutor", lambda *given: started.append(given[0]) or spawn(*given))
     found = latency.compute(spec, parents | {run: parents["weights"]}, made)

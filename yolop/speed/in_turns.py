@@ -103,8 +103,8 @@ def apart(baseline: Named, groups: Iterable[Iterable[Named]], spec: Configuratio
 
 def together(baseline: Named, groups: Iterable[Iterable[Named]], spec: ConfigurationTimesSpec, seed: int = 0) -> Iterator[dict]:
     """As `apart`, but all in this process and with one order of turns, for a quick look only."""
-    for _, job in chain.from_iterable(groups):
-        with latency.threads(spec.threads):
-            both = {"baseline": baseline[1], "other": job}
-            calls = {name: make(*arguments) for name, (make, *arguments) in both.items()}
-            yield latency.rounds_of(calls, spec.rounds, spec.calls)
+    _, (make, *arguments) = baseline
+    with latency.threads(spec.threads):
+        first = make(*arguments)
+        for _, (make, *arguments) in chain.from_iterable(groups):
+            yield latency.rounds_of({"baseline": first, "other": make(*arguments)}, spec.rounds, spec.calls)
