@@ -32,7 +32,8 @@ def test_further_trainings_differ_from_the_studys_own_in_one_thing():
 
 def test_the_plan_has_them_once_and_a_study_without_them_has_none():
     nodes = plan.by_notebook(open_study("bccd", SETTINGS).graph)
-    before = {node.id for part in plan.by_notebook(open_study("bccd", "shapes=").graph).values() for node in part}
+    without = open_study("bccd", "shapes= longer=0 retrained=").graph
+    before = {node.id for part in plan.by_notebook(without).values() for node in part}
     own = {
         number: [n.id for n in part if n.id not in before and n.spec.kind == "train"] for number, part in nodes.items()
     }

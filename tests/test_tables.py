@@ -144,6 +144,13 @@ def test_fine_tuned_n_has_the_times_of_n_and_scores_of_its_own(study):
     assert front["mAP50_95"].is_monotonic_increasing  # a slower one on the front is more accurate
 
 
+def test_n_in_8_bits_and_at_other_sizes_has_a_score_on_val(study):
+    kept = speed_tables.configurations(study).set_index("what")["val_kept_pct"]
+    n = kept[kept.index.str.startswith("n from COCO weights")]
+    assert n.notna().all() and n["n from COCO weights, PyTorch"] == 100 != n["n from COCO weights, OpenVINO int8"]
+    assert n["n from COCO weights, PyTorch, 192 px"] < n["n from COCO weights, PyTorch, 256 px"] < 100
+
+
 def test_a_study_without_zeros_has_empty_tables_and_says_so():
     study = open_study("coco128")
     layers = speed_tables.atlas(study)
@@ -174,7 +181,7 @@ def test_advice_is_chosen_on_val_and_says_ties():
     )  # fmt: skip
     said = speed_tables.advice(table)
     assert "good on test" not in said and "slow" not in said
-    assert "is fast: 3.3 times (3.2 to 3.4) as fast as n" in said
+    assert "there is fast: 3.3 times (3.2 to 3.4) as fast as n" in said
     assert "with 97.0 % (95.0 to 99.0 %) kept on test" in said and said.endswith("told apart from as fast.")
 
 

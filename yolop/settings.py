@@ -178,13 +178,13 @@ STUDIES = {
     "digits": Study("digits", sparsities=(0.0, 0.9), channels_removed=(0.5,)),
     "smoke": Study(
         "smoke", imgsz=96, epochs=2, pretrain_epochs=1, ratios=(0.1, 0.5), sparsities=(0.0, 0.9), channels_removed=(0.3,),
-        timing_rounds=10, small=True,
+        timing_rounds=5, small=True,
     ),
     "bccd": Study(
         "bccd", "bccd", imgsz=320, epochs=30, batch=8, pretraining="coco", pretrain_epochs=60, seeds=(0, 1, 2),
         ratios=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9), sparsities=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95),
         allocations=("layer", "random"), channels_removed=(0.2, 0.5, 0.8), uniform_imgsz=(320, 640),
-        shapes=("0.2x0.2", "0.16x0.25", "0.25x0.2", "0.33x0.2", "0.2x0.25", "0.33x0.1875"),
+        shapes=("0.2x0.2", "0.16x0.25", "0.25x0.2", "0.33x0.2", "0.2x0.25", "0.33x0.1875"), longer=4, retrained=(0.3, 0.6, 0.9),
     ),
     "raccoon": Study(
         "raccoon", "raccoon", imgsz=320, models=("n", "p"), epochs=60, batch=8, pretraining="coco", pretrain_epochs=60,

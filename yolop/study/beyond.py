@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from yolop.settings import Study
 from yolop.specs import ModelSpec, PruneSpec
 from yolop.speed_specs import (
+    CALIBRATED,
     RUNTIMES,
     AtlasSpec,
     ChannelTimesSpec,
@@ -113,6 +114,12 @@ def controls(graph: Graph, seed: int) -> list[Option]:
     ]
 
 
+def on_val(graph: Graph, seed: int) -> list[Option]:
+    """What is scored on val: n in PyTorch, then n in 8 bits and at other sizes, of which its training's own score says nothing."""
+    dense, *others = (option for option in options(graph, seed) if option.network == "n")
+    return [dense, *(o for o in others if o.configuration.runtime in CALIBRATED or o.configuration.imgsz != graph.study.imgsz)]
+
+
 def exported(graph: Graph, configuration: Configuration, training: Node | None) -> Node | None:
     """The files of a configuration for its runtime, or None for the runtimes that need none."""
     if configuration.runtime in ("pytorch", "sparse"):
@@ -130,10 +137,11 @@ def _parents(graph: Graph, chosen: list[Option]) -> tuple[tuple[str, Node], ...]
     return tuple(found.items())
 
 
-def scores(graph: Graph, chosen: list[Option]) -> Node:
-    """mAP on test of some options of one training seed, each in its own runtime and in square frames."""
+def scores(graph: Graph, chosen: list[Option], split: str = "test") -> Node:
+    """mAP on a split of some options of one training seed, each in its own runtime and in square frames."""
     configurations, facts = tuple(option.configuration for option in chosen), graph.facts
-    spec = ConfigurationScoresSpec(configurations, len(facts["names"]), facts["digest"])
+    threads = 1 if graph.study.small else ConfigurationScoresSpec.threads  # as `timing`
+    spec = ConfigurationScoresSpec(configurations, len(facts["names"]), facts["digest"], split, threads)
     return Node(spec, _parents(graph, chosen))
 
 

@@ -67,6 +67,7 @@ def _zeros(graph: Graph) -> list[Node]:
         found += [graph.fine_tuned(seed, study.control_sparsity, allocation) for allocation in study.allocations]
         found += [graph.fine_tuned(seed, channels_removed=share) for share in sorted(set(study.channels_removed))]
         found += [beyond.scores(graph, beyond.options(graph, seed)), beyond.scores(graph, beyond.controls(graph, seed))]
+        found += [beyond.scores(graph, beyond.on_val(graph, seed), "val")]
     found += [beyond.channel_times(graph)] if study.channels_removed else []
     found += [beyond.uniform_times(graph, imgsz) for imgsz in beyond.uniform_sizes(study)]
     return [*found, beyond.atlas(graph), beyond.times(graph)]
