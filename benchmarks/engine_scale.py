@@ -72,7 +72,7 @@ def took(nodes: dict, engine: str, workers: int) -> float:
         with (
             dask.config.set({"distributed.worker.daemon": False}),
             distributed.LocalCluster(
-                workers, threads_per_worker=1, resources={"train": 1}, dashboard_address="127.0.0.1:0"
+                n_workers=workers, threads_per_worker=1, resources={"train": 1}, dashboard_address="127.0.0.1:0"
             ) as local,
             distributed.Client(local) as client,
         ):

@@ -71,7 +71,7 @@ def connected(address: str) -> Iterator:
         if address == "local":
             how = {"threads_per_worker": 1, "resources": {"train": 1}, "dashboard_address": "127.0.0.1:0"}
             how["env"] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            with distributed.LocalCluster(len(idle.usable_cores()), **how) as local, distributed.Client(local) as client:
+            with distributed.LocalCluster(n_workers=len(idle.usable_cores()), **how) as local, distributed.Client(local) as client:
                 yield client
             return
         try:
