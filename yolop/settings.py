@@ -199,7 +199,7 @@ STUDIES = {
 COSTS = {  # on two cores
     "digits": "handwriting on photographs, generated: 30 minutes",
     "smoke": "everything once, with meaningless numbers: 3 minutes",
-    "bccd": "blood cells, three training seeds: 5 hours",
+    "bccd": "blood cells, three training seeds: 7 hours",
     "raccoon": "n and p on raccoons, three training seeds: 1.5 hours",
     "coco128": "COCO's first 128 images: 1 hour",
     "paper": "blood cells as the paper trains them, on a GPU: hours",
