@@ -88,7 +88,7 @@ if __name__ == "__main__":
     model = weights.load_weights(yolov5.build(MODELS["p"], data.nc), folder / "run/weights.safetensors")
     for runtime in FORMATS.values():
         (folder / runtime).mkdir()
-        calibration = np.zeros((2, 3, 64, 64), np.uint8)
+        calibration = np.zeros((8, 3, 64, 64), np.uint8)
         runtimes.export(yolov5.fused(model), runtime, 64, folder / runtime, calibration)
         runtimes.load(runtime, folder / runtime, yolov5.fused(model), 64, 1)(torch.zeros(1, 3, 64, 64))
     for path in sorted(traps.iterdir()):  # absent modules, formats that need a package: nobody installs them
