@@ -1,6 +1,6 @@
 """Whole n and p with evenly spread zeros in the engine, each against its own dense self in PyTorch, over many starts.
 
-    python benchmarks/sparse_networks.py [starts] [imgsz]
+    python benchmarks/sparse_networks.py [--starts 10] [--imgsz 320] [--rounds 10]
 
 In every start both sides are processes of their own and take turns, block by block; PyTorch runs the fused float32 model in the
 faster of its two memory layouts, two threads on either side, random weights, stem and Detect included. The interval is a
@@ -8,46 +8,76 @@ bootstrap over starts and rounds; "slowest" and "fastest" are single starts. "Py
 should be running.
 """
 
-import sys
+import argparse
+import time
+from dataclasses import replace
 
 import numpy as np
+from tabulate import tabulate
 
 from yolop.measure import latency
 from yolop.specs import MODELS, PruneSpec
 from yolop.speed import in_turns
 from yolop.speed.configurations import running
 from yolop.speed_specs import Configuration, ConfigurationTimesSpec
+from yolop.store import host
 
 SPARSITIES = (0.0, 0.7, 0.8, 0.9, 0.95)
 TIMES = ConfigurationTimesSpec("whole networks", (), nc=3)
 
 
+def asked(starts: int) -> tuple[ConfigurationTimesSpec, int]:
+    """Starts, rounds and the size of the images from the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--starts", type=int, default=starts, help="of all processes")
+    parser.add_argument("--rounds", type=int, default=TIMES.rounds, help="blocks of calls in a start, at least 5")
+    parser.add_argument("--imgsz", type=int, default=320, help="pixels")
+    given = parser.parse_args()
+    return replace(TIMES, starts=given.starts, rounds=given.rounds), given.imgsz
+
+
+def compare(baselines: list[in_turns.Named], groups: list[list[in_turns.Named]], spec: ConfigurationTimesSpec) -> str:
+    """A table with a line for each job of the groups: milliseconds and its speed-up over each of the baselines.
+
+    The processes of all baselines stay through a start; each group has one more, in which its jobs follow one another. These
+    processes take turns.
+    """
+    parts = {label: [] for group in groups for label, _ in group}
+    for start in range(spec.starts):
+        began = time.monotonic()
+        timed = in_turns.apart(baselines[0], groups, spec, start, *baselines[1:])
+        for label, times_ms in zip(parts, timed, strict=True):
+            parts[label].append({baselines[0][0]: times_ms.pop("baseline")} | times_ms)
+            print(".", end="", flush=True)
+        print(f" start {start + 1} of {spec.starts}: {time.monotonic() - began:.0f} s", flush=True)
+    rows = []
+    for label, times in parts.items():
+        rows.append([label, f"{np.median([part['other'] for part in times]):.2f}"])
+        for baseline, _ in baselines:
+            row = latency.pooled([{n: part[n] for n in (baseline, "other")} for part in times], baseline)[1]
+            each = [np.median(np.median(part[baseline], axis=1) / np.median(part["other"], axis=1)) for part in times]
+            interval = f"({1 / row['ratio_high']:.2f} to {1 / row['ratio_low']:.2f})"
+            rows[-1] += [f"{1 / row['ratio']:.2f}x {interval}", f"{min(each):.2f} to {max(each):.2f}"]
+    heads = ["", "ms", *(head for name, _ in baselines for head in (f"over {name}, 95 %", "slowest to fastest start"))]
+    return tabulate(rows, heads, disable_numparse=True)
+
+
 def job(model: str, imgsz: int, runtime: str, share: float = 0.0) -> in_turns.Job:
-    """What a worker needs to run it."""
+    """What a worker needs to run a network with so many zeros."""
     zeros = PruneSpec("random-unstructured", share, share, share, detect=share) if share else None
     configuration = Configuration(MODELS[model], "", zeros, runtime, imgsz)
     return running, configuration, TIMES.nc, None, None, TIMES.threads
 
 
-def main(starts: int, imgsz: int) -> None:
-    """Print a line for every model and sparsity: speed-up, 95 % interval, slowest and fastest start, milliseconds."""
+def main() -> None:
+    """Print a table for each model."""
+    spec, imgsz = asked(starts=10)
     for model in ("n", "p"):
-        jobs = {"PyTorch again": job(model, imgsz, "pytorch")}
-        jobs |= {f"{share:.0%} zeros": job(model, imgsz, "sparse", share) for share in SPARSITIES}
-        parts = {label: [] for label in jobs}
-        for start in range(starts):
-            baseline = ("PyTorch", jobs["PyTorch again"])
-            for label, times_ms in zip(jobs, in_turns.apart(baseline, ([job] for job in jobs.items()), TIMES, start), strict=True):
-                parts[label].append(times_ms)
-        print(f"{model}, {imgsz} px, {starts} starts")
-        for label, times in parts.items():
-            row = latency.pooled(times, "baseline")[1]
-            each = [np.median(np.median(t["baseline"], axis=1) / np.median(t["other"], axis=1)) for t in times]
-            interval = f"({1 / row['ratio_high']:.2f} to {1 / row['ratio_low']:.2f})"
-            extremes = f"slowest {min(each):.2f}, fastest {max(each):.2f}"
-            line = f"  {label:<14} {1 / row['ratio']:5.2f}x {interval}   {extremes}   {row['latency_ms']:.2f} ms"
-            print(line, flush=True)
+        dense = job(model, imgsz, "pytorch")
+        ours = [(f"{share:.0%} zeros", job(model, imgsz, "sparse", share)) for share in SPARSITIES]
+        table = compare([("PyTorch", dense)], [[("PyTorch again", dense)], ours], spec)
+        print(f"{model}, {imgsz} px, {spec.starts} starts, {spec.threads} threads on {host()['cpu']}\n{table}\n", flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10, int(sys.argv[2]) if len(sys.argv) > 2 else 320)
+    main()

@@ -49,6 +49,14 @@ def test_warm_processes_take_turns_and_the_first_call_of_a_block_does_not_count(
     assert not workers()
 
 
+def test_further_baselines_take_their_turns_under_their_own_names(tmp_path):
+    job, spec = (counting, tmp_path / "calls"), ConfigurationTimesSpec("", (), 3, rounds=2, calls=3)
+    (times_ms,) = in_turns.apart(("A", job), [[("B", job)]], spec, 0, ("C", job))
+    assert {label: part.shape for label, part in times_ms.items()} == dict.fromkeys(("baseline", "C", "other"), (2, 3))
+    calls = (tmp_path / "calls").read_text().split()[3 * 20 :]
+    assert len(set(calls)) == 3 and all(len(set(calls[i : i + 4])) == 1 for i in range(0, 24, 4))
+
+
 @pytest.mark.parametrize(
     ("job", "reason"),
     [

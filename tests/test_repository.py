@@ -109,9 +109,10 @@ def imported(path: Path) -> set[str]:
 
 
 def test_every_import_is_a_declared_dependency():
-    ours = {"yolop", *sys.stdlib_module_names, *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    beside = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]
+    ours = {"yolop", *sys.stdlib_module_names, *(path.stem for path in beside)}
     owners, declared = packages_distributions(), {canonical_name(item.name) for item in DIRECT}
-    for path in [*ROOT.glob("yolop/**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
+    for path in [*ROOT.glob("yolop/**/*.py"), *beside]:
         for module in imported(path) - ours:
             assert declared & set(map(canonical_name, owners.get(module, []))), f"{path.name} needs {module}"
 

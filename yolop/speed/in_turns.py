@@ -87,9 +87,16 @@ def paired(workers: dict[str, Worker], rounds: int, calls: int, seed: int = 0) -
     return times_ms
 
 
-def apart(baseline: Named, groups: Iterable[Iterable[Named]], spec: ConfigurationTimesSpec, seed: int = 0) -> Iterator[dict]:
-    """Times of "baseline" and "other" as of `paired` for each job; each group's process takes turns with the baseline's."""
-    with Worker(*baseline) as first:
+def apart(
+    baseline: Named, groups: Iterable[Iterable[Named]], spec: ConfigurationTimesSpec, seed: int = 0, *more: Named
+) -> Iterator[dict]:
+    """Times of "baseline" and "other" as of `paired` for each job; each group's process takes turns with the baseline's.
+
+    And with those of `more` baselines, whose times stand under their own labels.
+    """
+    with ExitStack() as whole:
+        named = {"baseline": baseline} | {label: (label, job) for label, job in more}
+        first = {name: whole.enter_context(Worker(*own)) for name, own in named.items()}
         for group in groups:
             with ExitStack() as stack:
                 second = None
@@ -98,7 +105,7 @@ def apart(baseline: Named, groups: Iterable[Iterable[Named]], spec: Configuratio
                         second.make(label, job)
                     else:
                         second = stack.enter_context(Worker(label, job))
-                    yield paired({"baseline": first, "other": second}, spec.rounds, spec.calls, seed)
+                    yield paired(first | {"other": second}, spec.rounds, spec.calls, seed)
 
 
 def together(baseline: Named, groups: Iterable[Iterable[Named]], spec: ConfigurationTimesSpec, seed: int = 0) -> Iterator[dict]:
