@@ -26,7 +26,7 @@ from yolop.network.head import STRIDES
 from yolop.network.yolov5 import require_unmasked
 from yolop.specs import SpecError, require
 from yolop.speed import kernels, quantised
-from yolop.speed.program import Encoder, Layout, words
+from yolop.speed.program import Layout, words
 from yolop.speed.tiles import GROUP, TILES
 from yolop.speed.tracing import Map, Network, Op, traced
 
@@ -113,14 +113,13 @@ class SparseNetwork:
         self.network, self.notes, self.pack, outputs = network, network.notes, network.pack, network.outputs
         heads = zip(outputs, STRIDES, strict=True) if network.numbers else ()
         self.ops = [*network.ops, *(Op(kernels.DECODE, m, m, stride) for m, stride in heads)]
-        self.layout = Layout(self.ops, outputs, self.pack)
+        self.layout = Layout(network, self.ops)
         self.maps, self.crew = self.layout.memory(), Threads(threads)
         boxes = 3 * sum(m.buffer.height * m.buffer.width for m in outputs) if network.numbers else 0
         self.boxes = np.zeros((boxes, network.numbers), np.float32)
-        self._choose(Encoder(network, self.ops, self.layout, threads), choose)
-        stops = [i for i, op in enumerate(self.ops) if op.node]
-        edges = zip([0, *(i + 1 for i in stops)], [*stops, len(self.ops)], strict=True)
-        self.segments = [(self.program[a:b], self.ops[b] if b < len(self.ops) else None) for a, b in edges]
+        self._choose(choose)
+        stops = [i for i, op in enumerate(self.ops) if op.kind == kernels.TORCH]
+        self.segments = list(zip([0, *(i + 1 for i in stops)], [*stops, len(self.ops)], strict=True))
 
     def save(self, path: Path) -> None:
         """Write a network in 8 bits as `path`, safetensors, with a json file beside it; `load` reads them."""
@@ -131,29 +130,26 @@ class SparseNetwork:
         """Run a program over the maps, all threads side by side."""
         self.crew.run(self.maps, image, self.boxes, program, *tables)
 
-    def _choose(self, encoder: Encoder, choose: bool) -> None:
+    def _choose(self, choose: bool) -> None:
         """Of both ways to run a convolution keep the one that measures faster here."""
         image, sizes, self.layers = np.zeros(int(np.prod(self.network.shape)), np.float32), [op.size for op in self.ops], []
         able = [op.conv and len(words(op, self.pack)[0]) % GROUP == 0 for op in self.ops]
         given = {n: [n if a else s for a, s in zip(able, sizes, strict=True)] for n in TILES[self.pack]}
-        ways = {n: encoder.encode(asked) for n, asked in given.items()}
+        ways = {n: self.layout.encode(asked, self.crew.count) for n, asked in given.items()}
         self.execute(ways[1][0][:0], ways[1][1], image)  # compiles the kernels, or reads them from the cache on disk
-        for i, op in enumerate(self.ops):
-            if not op.conv:
-                continue
+        for i, op in ((i, op) for i, op in enumerate(self.ops) if op.conv):
             times_ms = dict.fromkeys(ways, np.nan)
             if choose and able[i]:
-                alone = {n: (np.repeat(p[i : i + 1], REPEATS), tables) for n, (p, tables) in ways.items()}
-                times_ms = {n: self._time_ms(*way, image) for n, way in alone.items()}
+                times_ms = {n: self._time_ms(np.repeat(p[i : i + 1], REPEATS), t, image) for n, (p, t) in ways.items()}
                 sizes[i] = min(times_ms, key=times_ms.get)
             filters, channels, *kernel = op.conv.weight.shape
-            row = {"name": op.name, "c1": channels, "c2": filters, "kernel": kernel[0], "stride": op.conv.stride[0]}
-            blocks = filters * -(-channels // self.pack) * int(np.prod(kernel))
             own = words(op, self.pack)[0][:filters]
+            blocks = filters * -(-channels // self.pack) * int(np.prod(kernel))
             share = 1 - np.count_nonzero(own) / min(own.size, blocks)  # splitting for a stride of 2 adds zeros
+            row = {"name": op.name, "c1": channels, "c2": filters, "kernel": kernel[0], "stride": op.conv.stride[0]}
             row |= {"side": op.dst.buffer.width, "sparsity": float(share), "path": PATHS[sizes[i]]}
             self.layers.append(row | {"nonzeros_ms": times_ms[1], "groups_ms": times_ms[GROUP]})
-        self.program, self.tables = encoder.encode(sizes)
+        self.program, self.tables = self.layout.encode(sizes, self.crew.count)
         self.memory_mb = sum(a.nbytes for a in (self.maps, self.program, *self.tables)) / 1e6
 
     def _time_ms(self, program: np.ndarray, tables: tuple, image: np.ndarray) -> float:
@@ -168,10 +164,10 @@ class SparseNetwork:
         got = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, torch.Tensor) else type(image).__name__
         require(right, "image", got, f"a float32 tensor of shape {shape}")
         pixels = image.contiguous().numpy().reshape(-1)
-        for program, op in self.segments:
-            self.execute(program, self.tables, pixels)
-            if op:
-                self._in_torch(op, image)
+        for first, stop in self.segments:
+            self.execute(self.program[first:stop], self.tables, pixels)
+            if stop < len(self.ops):
+                self._in_torch(self.ops[stop], image)
         if self.network.numbers:
             return torch.from_numpy(self.boxes.copy())[None]
         maps = [self._view(m).clone(memory_format=torch.contiguous_format) for m in self.network.outputs]

@@ -16,24 +16,24 @@ import os
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from yolop.speed.tiles import LANES, PACK, SEGMENTS, TABLE, image_row, row, tile
+from yolop.speed.tiles import LANES, PACK, SEGMENTS, TABLE, row, tile
 
-YIELDS = hasattr(os, "sched_getaffinity")  # Linux
 NUMBERS = 3 * SEGMENTS + 1  # of a table: constant, linear and square terms, a shortcut's factor
-SPINS = 2000  # looks at a counter before a waiting thread offers its core to others
+SPINS = 2000  # looks at a counter before a waiting thread offers its core to others, by the C library's function on Linux
+_offer = types.ExternalFunction("sched_yield", types.int32()) if hasattr(os, "sched_getaffinity") else njit(lambda: 0)
 
-CONV, MOVE, MAXPOOL, DECODE = range(4)
+CONV, MOVE, MAXPOOL, DECODE, TORCH = range(5)  # the last is none of the kernels'
 # One operation. src, dst, add: where maps lie, first pixel, lengths of a plane and of a row (add_at -1: no shortcut); channels,
 # height, width: of dst (CONV, MAXPOOL), of src and size of dst (MOVE), numbers of a box and size of src (DECODE); size: filters
-# that share inputs (CONV), scale of MOVE, window of MAXPOOL, stride of DECODE; together: filters of a tile; filter, floats,
-# params, mask, pads: firsts of the tables (of DECODE filter: row of the boxes, params: anchor); work, pieces: first piece of work
-# and how many; most: registers of a tile; act: what follows a convolution; outside: src is the image; pack: channels in a word.
+# that share inputs (CONV), scale of MOVE, window of MAXPOOL, stride of DECODE; together: filters of a tile; limits, values,
+# filters, table, mask, pads: firsts of the tables (values: less those of the offsets before; of DECODE filters: row of the boxes,
+# table: anchor); work, pieces: first piece of work and how many; most: registers of a tile; act: what follows a convolution;
+# outside: src is the image; pack: channels in a word.
 PLACES = [f"{name}_{part}" for name in ("src", "dst", "add") for part in ("at", "plane", "pitch")]
-OTHERS = "kind src_height src_width channels height width size together filter floats params mask pads work pieces most act"
-OPERATION = np.dtype([(name, np.int64) for name in (*PLACES, *OTHERS.split(), "outside", "pack")])
+OTHERS = "kind channels height width size together limits values filters table mask pads work pieces most act outside pack"
+OPERATION = np.dtype([(name, np.int64) for name in (*PLACES, *OTHERS.split())])
 
 
 @intrinsic
@@ -57,18 +57,6 @@ def _look(typingctx, address):
     return types.int64(types.int64), codegen
 
 
-@intrinsic
-def _offer(typingctx):
-    """Let another thread have this core: the C library's sched_yield, where there is one."""
-
-    def codegen(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.IntType(32), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen if YIELDS else lambda context, *_: context.get_dummy_value()
-
-
 @njit(nogil=True, cache=True)
 def _take(counters, operation, pieces):
     """The next piece of an operation that no thread has taken, or -1 once all of its pieces are done."""
@@ -86,50 +74,40 @@ def _take(counters, operation, pieces):
 
 
 @njit(nogil=True, cache=True)
-def _around(maps, pixel, op, pad):
-    """Fill what lies above and below the plane of dst whose first pixel is `pixel`."""
+def _surround(maps, pixel, op, pad, rows):
+    """Fill what lies above and below the plane of dst whose first pixel is `pixel`, and behind its first `rows` rows."""
     q = op.dst_pitch - op.width
-    first = pixel - q * op.dst_pitch - q
+    first, end = pixel - q * op.dst_pitch - q, pixel + op.width
     maps[first:pixel] = pad
-    maps[pixel + (op.height - 1) * op.dst_pitch + op.width : first + op.dst_plane] = pad
+    maps[end + (op.height - 1) * op.dst_pitch : first + op.dst_plane] = pad
+    for y in range(rows):
+        for x in range(q):
+            maps[end + y * op.dst_pitch + x] = pad
 
 
 @njit(nogil=True, cache=True)
-def _clean(maps, pixel, op, pad):
-    """Fill what surrounds the pixels of the plane of dst whose first one is `pixel`."""
-    q, end = op.dst_pitch - op.width, pixel + op.width
-    _around(maps, pixel, op, pad)
-    for _ in range(op.height - 1):
-        for x in range(end, end + q):
-            maps[x] = pad
-        end += op.dst_pitch
-
-
-@njit(nogil=True, cache=True)
-def _conv(maps, op, groups, filters, offsets, values, tables, masks, pads, piece):
+def _conv(maps, op, limits, filters, offsets, values, tables, masks, pads, piece):
     """One piece of a convolution: some of its tiles for some of its filters, so that the inputs of a tile stay in the cache.
 
     A group is `size` filters; its offsets are all that one of its filters needs. A tile is `together` filters.
     """
     begin_tile, end_tile, first, last = piece
-    registers, each = op.most, op.together // op.size
     planes = 1 if op.act == TABLE else op.together  # of dst and of a shortcut
     vectors = -(-((op.height - 1) * op.dst_pitch + op.width) // LANES)
-    off, val, table = offsets.ctypes.data, values.ctypes.data, tables.ctypes.data + 4 * NUMBERS * op.params
-    for v in range(begin_tile * registers, min(end_tile * registers, vectors), registers):
-        n, t = min(registers, vectors - v), v * LANES
+    off, val, table = offsets.ctypes.data, values.ctypes.data + 4 * op.values, tables.ctypes.data + 4 * NUMBERS * op.table
+    for v in range(begin_tile * op.most, min(end_tile * op.most, vectors), op.most):
+        case, t = 16 * op.size + min(op.most, vectors - v), v * LANES
         mask = masks.ctypes.data + 2 * (op.mask + v)
         for o in range(first, last):
-            group = groups.ctypes.data + 24 * (op.filter + o * each)
-            own = filters.ctypes.data + 16 * (op.floats + o * op.together)
+            groups = limits.ctypes.data + 8 * (op.limits + o * op.together // op.size)
+            own = filters.ctypes.data + 16 * (op.filters + o * op.together)
             dst = op.dst_at + o * planes * op.dst_plane + t
             add = op.add_at + o * planes * op.add_plane + t if op.add_at >= 0 else -1
-            case, src, pad = 16 * op.size + n, op.src_at + t, np.int64(pads[op.pads + o * planes])
-            plane, other = op.dst_plane, op.add_plane
-            tile(maps, case, off, val, group, own, table, mask, src, dst, plane, add, other, op.act, pad)
+            src, pad, plane, other = op.src_at + t, np.int64(pads[op.pads + o * planes]), op.dst_plane, op.add_plane
+            tile(maps, case, off, val, groups, own, table, mask, src, dst, plane, add, other, op.act, pad)
     if begin_tile == 0:
         for o in range(first * planes, last * planes):
-            _around(maps, op.dst_at + o * op.dst_plane, op, pads[op.pads + o])
+            _surround(maps, op.dst_at + o * op.dst_plane, op, pads[op.pads + o], 0)
 
 
 @njit(nogil=True, cache=True)
@@ -139,18 +117,12 @@ def _move(maps, image, op, item):
 
     Words of 8 bits hold the four pixels of a square of the image, one word for each colour.
     """
-    address = maps.ctypes.data
-    source = image.ctypes.data if op.outside else address
+    source, case = (image.ctypes.data, op.size * op.pack) if op.outside else (maps.ctypes.data, op.size)
     down, right = item // op.channels // 2, item // op.channels % 2
-    pixel = op.dst_at + item * op.dst_plane
+    start = op.src_at + item % op.channels * op.src_plane + right
     for y in range(op.height):
-        if op.outside and op.pack > 1:
-            above = (item * op.src_height + 2 * y) * op.src_width
-            image_row(address, pixel + y * op.dst_pitch, source, above, above + op.src_width, op.width)
-        else:
-            line = 2 * y + down if op.size == -2 else y // op.size
-            start = op.src_at + item % op.channels * op.src_plane + line * op.src_pitch + right
-            row(op.size, address, pixel + y * op.dst_pitch, source, start, op.width)
+        line = start + (2 * y + down if op.size == -2 else y // op.size) * op.src_pitch
+        row(case, maps.ctypes.data, op.dst_at + item * op.dst_plane + y * op.dst_pitch, source, line, op.src_pitch, op.width)
 
 
 @njit(nogil=True, cache=True)
@@ -178,9 +150,9 @@ def _decode(maps, op, sides, anchor, boxes):
     """Predictions of one anchor of a map of Detect, after the sigmoid, as of `head.Detect.decode`."""
     two, half, stride = np.float32(2), np.float32(0.5), np.float32(op.size)
     first = op.src_at + anchor * op.channels * op.src_plane
-    wide, high = sides[op.params + anchor, 0], sides[op.params + anchor, 1]
+    wide, high = sides[op.table + anchor, 0], sides[op.table + anchor, 1]
     for y in range(op.height):
-        box = op.filter + (anchor * op.height + y) * op.width
+        box = op.filters + (anchor * op.height + y) * op.width
         pixel = first + y * op.src_pitch
         for x in range(op.width):
             p = pixel + x
@@ -196,7 +168,7 @@ def _decode(maps, op, sides, anchor, boxes):
 
 
 @njit(nogil=True, cache=True)
-def execute(counters, maps, image, boxes, program, work, groups, filters, offsets, values, tables, pads, masks, sides):
+def execute(counters, maps, image, boxes, program, work, limits, filters, offsets, values, tables, pads, masks, sides):
     """One thread's part in a program: pieces of each operation until all of it is done, then the next operation."""
     floats, octets = maps.view(np.float32), maps.view(np.uint8)
     for i in range(len(program)):
@@ -205,7 +177,7 @@ def execute(counters, maps, image, boxes, program, work, groups, filters, offset
         while piece >= 0:
             what = work[op.work + piece]
             if op.kind == CONV:
-                _conv(maps, op, groups, filters, offsets, values, tables, masks, pads, what)
+                _conv(maps, op, limits, filters, offsets, values, tables, masks, pads, what)
             elif op.kind == DECODE:
                 _decode(floats, op, sides, what[2], boxes)
             else:
@@ -216,6 +188,6 @@ def execute(counters, maps, image, boxes, program, work, groups, filters, offset
                         _maxpool(octets, op, item, PACK)
                     else:
                         _maxpool(floats, op, item, 1)
-                    _clean(maps, op.dst_at + item * op.dst_plane, op, pads[op.pads + item])
+                    _surround(maps, op.dst_at + item * op.dst_plane, op, pads[op.pads + item], op.height - 1)
             _add_to(counters.ctypes.data + 64 * i + 8, 1)
             piece = _take(counters, i, op.pieces)

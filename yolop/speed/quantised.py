@@ -7,6 +7,7 @@ in which the scales of the maps that it reads are contained already: so maps sid
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,29 +29,26 @@ TAIL = 1e-4  # share of a map's values that its range leaves out at each end
 SATURATED = 0.001  # share of a map's values in half of the images beyond its range in the others, above which a note says so
 FORMAT = 1  # of the files, which keep of an operation:
 PLAIN, MAPS, ARRAYS = ("kind", "size", "act", "name"), ("src", "dst", "add"), ("weight", "bias", "scale", "zero", "table")
+KINDS = [np.int8, np.float32, np.float32, np.uint8, np.float32]  # of these arrays
 
 
 def obstacle(network: Network) -> str:
     """Why a network cannot run in 8 bits; empty if it can."""
-    ops, outputs = network.ops, network.outputs
-    read, final = {m.buffer for op in ops for m in (op.src, op.add) if m}, {m.buffer for m in outputs}
-    last = [op for op in ops if op.conv and any(op.dst is m for m in outputs)]
-    whole = len(last) == len(outputs) and all((m.channel, m.channels) == (0, m.buffer.channels) for m in outputs)
-    maps = [m for op in ops for m in op.maps if m.buffer not in final]
-    ends = [m.channels for m in maps if m.channel + m.channels < m.buffer.channels]
+    final = {m.buffer: m for m in network.outputs}
+    last, others = [op for op in network.ops if network.ends(op)], [op for op in network.ops if not network.ends(op)]
+    alone = len(last) == len(network.outputs) and all(m.own == slice(0, b.channels) for b, m in final.items())
+    alone = alone and not any(op.add for op in last) and not any(m.buffer in final for op in others for m in op.maps)
+    maps = [m for op in network.ops for m in op.maps if m.buffer not in final]
+    whole = not any(m.channel % PACK or m.own.stop % PACK and m.own.stop < m.buffer.channels for m in maps)
+    split = all((op.kind, op.size) == (kernels.MOVE, -2) for op in network.ops if op.src is None)
     reasons = {
-        "the processor has no AVX-512 VNNI": not tiles.VNNI,
-        "PyTorch has to run " + "; ".join(network.notes): bool(network.notes),
-        "an output is no convolution's, is a shortcut's, or is read again": not whole
-        or any(op.add for op in last)
-        or bool(final & read),
-        "maps side by side have channels that are no multiple of 4": any(n % PACK for n in ends)
-        or any(m.channel % PACK for m in maps),
-        "the image is read by something else than a convolution of stride 2": any(
-            op.src is None and (op.kind, op.size) != (kernels.MOVE, -2) for op in ops
-        ),
+        "the processor has no AVX-512 VNNI": tiles.VNNI,
+        "PyTorch has to run " + "; ".join(network.notes): not network.notes,
+        "an output is no convolution's, is a shortcut's, or is read again": alone,
+        "maps side by side have channels that are no multiple of 4": whole,
+        "the image is read by something else than a convolution of stride 2": split,
     }
-    return next((why for why, wrong in reasons.items() if wrong), "")
+    return next((why for why, good in reasons.items() if not good), "")
 
 
 def require_calibration(images, shape: tuple[int, ...]) -> np.ndarray:
@@ -65,11 +63,7 @@ def require_calibration(images, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class _Watch(fx.Interpreter):
-    """Runs a traced network and keeps values of some nodes: samples of each image, and its extremes."""
-
-    def __init__(self, traced: fx.GraphModule, nodes: list[fx.Node]):
-        super().__init__(traced)
-        self.seen = {node: [] for node in nodes}
+    """Runs a traced network and keeps values of the nodes in `seen`: samples of each image, and its extremes."""
 
     def run_node(self, node: fx.Node):
         result = super().run_node(node)
@@ -83,8 +77,9 @@ class _Watch(fx.Interpreter):
 @torch.inference_mode()
 def ranges(network: Network, images: np.ndarray) -> dict[int, tuple[float, float]]:
     """The lowest and the highest value that the 8 bits of each convolution's map hold, by its id; notes of what lies beyond."""
-    convs = {network.nodes[id(op.dst)]: op for op in network.ops if op.conv}
-    watch, found = _Watch(network.graph, list(convs)), {}
+    convs = {op.node: op for op in network.ops if op.conv}
+    watch, found = _Watch(network.graph), {}
+    watch.seen = {node: [] for node in convs}
     for start in range(0, len(images), 8):
         watch.run(torch.from_numpy(images[start : start + 8]).float() / 255)
     for node, parts in watch.seen.items():
@@ -93,7 +88,7 @@ def ranges(network: Network, images: np.ndarray) -> dict[int, tuple[float, float
             raise SpecError(f"{node} becomes NaN or infinity on the calibration images: no scale can hold that")
         low, high = _limits(values[::2])
         beyond = float(((values[1::2, :-2] < low) | (values[1::2, :-2] > high)).mean())
-        if beyond > SATURATED and not any(op.dst is m for m in network.outputs):
+        if beyond > SATURATED and not network.ends(op):
             said = "of its values in every second photograph lie beyond those of the others: 8 bits may cut off as many"
             network.notes.append(f"{op.name}: {beyond:.2%} {said}")
         found[id(op.dst)] = _limits(values)
@@ -107,40 +102,38 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
 def quantise(network: Network, images: np.ndarray) -> None:
     """Give every buffer its zero points and make every convolution one of 8 bits, in place."""
     found = ranges(network, images)
-    scales: dict[Buffer, np.ndarray] = {}
-    read: dict[Buffer, tuple[np.ndarray, np.ndarray]] = {}  # of a map that is split: of its channels as they were
+    known: dict[Buffer, tuple[np.ndarray, ...]] = {}  # scales and zero points of its channels, before it is split
     for op in network.ops:
-        b, own = op.dst.buffer, slice(op.dst.channel, op.dst.channel + op.dst.channels)
-        if op.src is None:
-            source = np.full(b.channels // 4, 1 / 255), np.zeros(b.channels // 4, np.uint8)
-        else:
-            part = slice(op.src.channel, op.src.channel + op.src.channels)
-            source = read.get(op.src.buffer) or (scales[op.src.buffer][part], op.src.buffer.zeros[part])
+        b, own = op.dst.buffer, op.dst.own
+        image = np.full(b.channels // 4, 1 / 255), np.zeros(b.channels // 4, np.uint8)
+        source = tuple(part[op.src.own] for part in known[op.src.buffer]) if op.src else image
         if op.kind == kernels.MOVE and op.size == -2:
             # each of the four parts of a map begins with a new word; those of the image lie in one
-            own_zeros = source[1] if op.src is None else np.pad(source[1], (0, -len(source[1]) % PACK))
-            b.zeros, read[b] = np.tile(own_zeros, 4), source
+            padding = -len(source[1]) % PACK if op.src else 0
+            b.zeros, known[b] = np.tile(np.pad(source[1], (0, padding)), 4), source
             b.channels = op.dst.channels = len(b.zeros)
             continue
-        if b.zeros is None:
-            b.zeros, scales[b] = np.zeros(b.channels, np.uint8), np.ones(b.channels)
+        if b not in known:
+            b.zeros = np.zeros(b.channels, np.uint8)
+            known[b] = np.ones(b.channels), b.zeros
+        scales = known[b][0]
         if not op.conv:
-            scales[b][own], b.zeros[own] = source
+            scales[own], b.zeros[own] = source
             continue
         table = np.zeros(0, np.float32)
-        if not any(op.dst is m for m in network.outputs):
+        if not network.ends(op):
             low, high = found[id(op.dst)]
             step = (high - low) / 255
-            scales[b][own], b.zeros[own] = step, int(np.clip(round(-low / step), 0, 255))
-            before = (scales[op.add.buffer][op.add.channel], op.add.buffer.zeros[op.add.channel]) if op.add else (0, 0)
+            scales[own], b.zeros[own] = step, int(np.clip(round(-low / step), 0, 255))
+            before = [part[op.add.channel] for part in known[op.add.buffer]] if op.add else (0, 0)
             table = _table(op.act, step, int(b.zeros[op.dst.channel]), before[0] / step, int(before[1]))
         weight = op.conv.weight.astype(np.float64) * source[0][:, None, None]
         scale = np.abs(weight).max(axis=(1, 2, 3)) / 127
         scale = np.where(scale == 0, 1, scale).astype(np.float32)
         weight = np.rint(weight / scale[:, None, None, None]).astype(np.int8)
-        op.conv = Conv(weight, op.conv.bias, op.conv.stride, op.conv.padding, scale, source[1].copy(), table)
+        op.conv = replace(op.conv, weight=weight, scale=scale, zero=source[1].copy(), table=table)
         check(op)
-    network.graph, network.nodes = None, {}
+    network.graph = None
 
 
 def check(op: Op) -> None:
@@ -202,12 +195,11 @@ def load(path: Path) -> Network:
         arrays, about = load_arrays(path.read_bytes()), json.loads(path.with_suffix(".json").read_bytes())
         require(about["format"] == FORMAT, "format", about["format"], f"{FORMAT}: save the network anew")
         network = _read(arrays, about)
-        side = network.shape[2]
-        heads = (len(network.outputs), network.anchors.shape) == (len(STRIDES), (9, 2)) or not network.numbers
-        boxes = not network.numbers or all(m.channels == 3 * network.numbers for m in network.outputs)
-        shape = network.shape == (1, 3, side, side) and side in range(32, 8193, 32)
-        fits = all(_fits(op, network) for op in network.ops)
-        if not (shape and fits and heads and boxes and network.outputs) or obstacle(network):
+        side, several = network.shape[2], network.numbers and len(network.outputs) != len(STRIDES)
+        good = network.shape == (1, 3, side, side) and side in range(32, 8193, 32) and network.outputs and not several
+        boxes = network.anchors.shape == (9, 2) and all(m.channels == 3 * network.numbers for m in network.outputs)
+        good = good and (boxes or not network.numbers) and all(_fits(op, network) for op in network.ops)
+        if not good or obstacle(network):
             raise ValueError("its parts do not fit together")
     except SpecError:
         raise
@@ -234,29 +226,25 @@ def _read(arrays: dict[str, np.ndarray], about: dict) -> Network:
 
 def _fits(op: Op, network: Network) -> bool:
     """Whether an operation of a file reads and writes what is there; nothing in a file may lead the kernels beside the maps."""
-    side, padded = network.shape[2], op.src.channels + -op.src.channels % PACK if op.src else network.shape[1]
-    for m in op.maps:
-        b = m.buffer
-        inside = 0 <= m.channel < m.channel + m.channels <= b.channels <= 65536 and b.zeros.shape == (b.channels,)
-        if not (inside and 0 < b.height <= side and 0 < b.width <= side and b.zeros.dtype == np.uint8):
+    side = network.shape[2]
+    maps = op.src or Map(Buffer(3, side, side, zeros=np.zeros(3, np.uint8)), 0, 3), op.dst, op.add or op.dst
+    for m in maps:
+        b, inside = m.buffer, 0 <= m.channel < m.own.stop <= m.buffer.channels <= 65536
+        given = inside and 0 < b.height <= side and 0 < b.width <= side
+        if not given or b.zeros.shape != (b.channels,) or b.zeros.dtype != np.uint8:
             return False
-    size, given = (op.dst.buffer.height, op.dst.buffer.width), (side, side)
-    if op.src:
-        given = op.src.buffer.height, op.src.buffer.width
+    (channels, *size), result, shortcut = ([m.channels, m.buffer.height, m.buffer.width] for m in maps)
     if op.conv:
-        filters, channels, rows, columns = op.conv.weight.shape
         check(op)
-        final = any(op.dst is m for m in network.outputs)
-        shapes = [(filters,), (filters,), (channels,), (0 if final else kernels.NUMBERS,)]
+        filters, read, *kernel = op.conv.weight.shape
+        reads = {(1, 1): (read,), (2, 2): (4 * read, 4 * (read + -read % PACK))}[op.conv.stride]
+        padded = all(0 <= p < n <= 7 for p, n in zip(op.conv.padding, kernel, strict=True))
         arrays = [getattr(op.conv, name) for name in ARRAYS]
-        kinds = [a.dtype for a in arrays] == [np.int8, np.float32, np.float32, np.uint8, np.float32]
-        reads = {(1, 1): (channels,), (2, 2): (4 * channels, 4 * (channels + -channels % PACK))}[op.conv.stride]
-        kernel = all(0 <= p < n <= 7 for p, n in zip(op.conv.padding, (rows, columns), strict=True))
-        add = not op.add or (op.add.channels, op.add.buffer.height, op.add.buffer.width) == (filters, *size)
-        right = op.kind == kernels.CONV and op.dst.channels == filters and op.src.channels in reads and given == size
-        return right and kinds and kernel and add and [a.shape for a in arrays[1:]] == shapes
+        shapes = [(filters,), (filters,), (read,), (0 if network.ends(op) else kernels.NUMBERS,)]
+        right = [a.shape for a in arrays[1:]] == shapes and [a.dtype for a in arrays] == KINDS and padded
+        return right and op.kind == kernels.CONV and channels in reads and result == shortcut == [filters, *size]
     if op.kind == kernels.MAXPOOL:
-        return bool(op.src) and op.size in range(1, 32, 2) and given == size and op.dst.channels == op.src.channels
-    channels = {1: op.src.channels if op.src else padded, 2: op.src.channels if op.src else 0, -2: 4 * padded}[op.size]
-    sides = {1: given, 2: tuple(2 * n for n in given), -2: tuple(-(-n // 2) for n in given)}[op.size]
-    return op.kind == kernels.MOVE and op.dst.channels == channels and sides == size
+        return op.size in range(1, 32, 2) and result == [channels, *size]
+    split = 4 * (channels + -channels % PACK if op.src else channels)
+    sizes = {1: [channels, *size], 2: [channels, *(2 * n for n in size)], -2: [split, *(-(-n // 2) for n in size)]}
+    return op.kind == kernels.MOVE and result == sizes[op.size]

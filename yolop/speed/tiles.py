@@ -73,10 +73,13 @@ def _x86(builder, name: str, kind, *arguments):
     return _function(builder, f"llvm.x86.avx512.{name}.512", kind, *arguments)
 
 
+def _limited(builder, x, low: float, high: float):
+    return _call(builder, "minnum", _call(builder, "maxnum", x, _all(low)), _all(high))
+
+
 def _one_plus_exp(builder, x):
     """1 + exp(-x), exp as 2^n times a polynomial in the rest; x over it is SiLU within 1e-6 relative from -16 up, 4e-6 below."""
-    t = builder.fmul(x, _all(-1.4426950408889634))
-    t = _call(builder, "minnum", _call(builder, "maxnum", t, _all(-126.0)), _all(126.0))
+    t = _limited(builder, builder.fmul(x, _all(-1.4426950408889634)), -126.0, 126.0)
     n = _call(builder, "floor", builder.fadd(t, _all(0.5)))
     rest, e = builder.fsub(t, n), _all(1.5403530e-4)
     for c in EXP2:
@@ -88,8 +91,7 @@ def _one_plus_exp(builder, x):
 
 def _by_table(builder, a: dict, x):
     """A real value after the activation, in the scale of the output, 1/2 above its zero point."""
-    limited = _call(builder, "minnum", _call(builder, "maxnum", x, _all(-8.0)), _all(7.5))
-    index, terms = builder.bitcast(builder.fadd(limited, _all(HALVES)), _integers), []
+    index, terms = builder.bitcast(builder.fadd(_limited(builder, x, -8.0, 7.5), _all(HALVES)), _integers), []
     for term in range(3):
         low, high = (_span(builder, a["table"], _k(SEGMENTS * term + 16 * half)) for half in (0, 1))
         halves = builder.load(low, align=4), index, builder.load(high, align=4)
@@ -118,7 +120,7 @@ def _sums(builder, a: dict, pack: int, size: int, registers: int) -> dict:
     """Real values of the outputs before any activation: (filter, register) -> where they are."""
     kind, reals = _vector if pack == 1 else _integers, {}
     for group in range(max(pack // size, 1)):
-        begin, end, start = (builder.load(builder.gep(a["groups"], [_k(3 * group + i)])) for i in range(3))
+        begin, end = (builder.load(builder.gep(a["groups"], [_k(group + i)])) for i in range(2))
         own = [[builder.gep(a["filters"], [_k(4 * (group * size + f) + i)]) for i in range(3)] for f in range(size)]
         sums = {(f, j): cgutils.alloca_once(builder, kind) for f in range(size) for j in range(registers)}
         for (f, _), place in sums.items():
@@ -127,9 +129,9 @@ def _sums(builder, a: dict, pack: int, size: int, registers: int) -> dict:
             pixel = builder.add(a["src"], builder.sext(builder.load(builder.gep(a["offsets"], [n])), _i64))
             places = [_span(builder, a["maps"], builder.add(pixel, _k(LANES * j))) for j in range(registers)]
             inputs = [builder.load(place, align=4) for place in places]
-            first = builder.add(start, builder.mul(builder.sub(n, begin), _k(size)))
             for f in range(size):
-                weight = _spread(builder, builder.load(builder.gep(a["values"], [builder.add(first, _k(f))])))
+                place = builder.add(builder.mul(n, _k(size)), _k(f))
+                weight = _spread(builder, builder.load(builder.gep(a["values"], [place])))
                 for j in range(registers):
                     before = builder.load(sums[f, j])
                     if pack == 1:
@@ -139,10 +141,9 @@ def _sums(builder, a: dict, pack: int, size: int, registers: int) -> dict:
                         after = _x86(builder, "vpdpbusd", _integers, before, *factors)
                     builder.store(after, sums[f, j])
         for (f, j), place in sums.items():
-            reals[group * size + f, j] = place
+            reals[group * size + f, j] = place if pack == 1 else cgutils.alloca_once(builder, _vector)
             if pack != 1:
                 scale, bias = (_spread(builder, builder.load(own[f][i])) for i in (1, 2))
-                reals[group * size + f, j] = cgutils.alloca_once(builder, _vector)
                 real = _call(builder, "fma", builder.sitofp(builder.load(place), _vector), scale, bias)
                 builder.store(real, reals[group * size + f, j])
     return reals
@@ -217,14 +218,11 @@ def tile(
                 choice.add_case(_k(16 * size + registers), block)
                 builder.position_at_end(block)
                 reals = _sums(builder, a, pack, size, registers)
-                if pack == 1:
-                    _store_floats(builder, a, reals)
-                else:
-                    with builder.if_else(builder.icmp_signed("==", a["act"], _k(TABLE))) as (in_bytes, in_floats):
-                        with in_bytes:
-                            _store_bytes(builder, a, reals)
-                        with in_floats:
-                            _store_floats(builder, a, reals)
+                if pack > 1:
+                    with builder.if_then(builder.icmp_signed("==", a["act"], _k(TABLE))):
+                        _store_bytes(builder, a, reals)
+                        builder.branch(done)
+                _store_floats(builder, a, reals)
                 builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -232,54 +230,46 @@ def tile(
     return types.void(maps, *[types.int64] * 14), codegen
 
 
+def _every_second(builder, source, first, odd: int = 0):
+    """Of twice LANES words."""
+    both = [builder.load(_span(builder, source, builder.add(first, _k(o))), align=4) for o in (0, LANES)]
+    return builder.shuffle_vector(*both, ir.Constant(_integers, [2 * i + odd for i in range(LANES)]))
+
+
 @intrinsic
-def row(typingctx, scale, maps, dst, source, src, n):
-    """n words of a row, as they are (scale 1), each twice (2), or every second one (-2); LANES words at a time, so some more."""
+def row(typingctx, case, maps, dst, source, src, pitch, n):
+    """n words of a row, as they are (case 1), each twice (2), or every second one (-2); LANES words at a time, so some more.
+
+    Case -8: two pixels of a row of the image and two of the next one, float32 in 0..1, as four bytes.
+    """
 
     def codegen(context, builder, signature, arguments):
-        scale, maps, dst, source, src, n = arguments
+        case, maps, dst, source, src, pitch, n = arguments
         maps, source = (builder.inttoptr(a, _f32.as_pointer()) for a in (maps, source))
         done = builder.append_basic_block("done")
-        case = builder.switch(scale, done)
-        for which in (1, 2, -2):
+        choice = builder.switch(case, done)
+        for which in (1, 2, -2, -8) if VNNI else (1, 2, -2):
             block = builder.append_basic_block("row")
-            case.add_case(_k(which), block)
+            choice.add_case(_k(which), block)
             builder.position_at_end(block)
             with cgutils.for_range_slice(builder, _k(0), n, _k(LANES), _i64) as (x, _):
                 start = x if which == 1 else builder.lshr(x, _k(1)) if which == 2 else builder.shl(x, _k(1))
                 first = builder.add(src, start)
-                words = builder.load(_span(builder, source, first), align=4)
-                if which == 2:
-                    words = builder.shuffle_vector(words, words, ir.Constant(_integers, [i // 2 for i in range(LANES)]))
-                elif which == -2:
-                    more = builder.load(_span(builder, source, builder.add(first, _k(LANES))), align=4)
-                    words = builder.shuffle_vector(words, more, ir.Constant(_integers, [2 * i for i in range(LANES)]))
+                if which == -2:
+                    words = _every_second(builder, source, first)
+                elif which == -8:
+                    lines = first, builder.add(first, pitch)
+                    four = [_every_second(builder, source, line, odd) for line in lines for odd in (0, 1)]
+                    four = [_call(builder, "fma", shade, _all(255.0), _all(0.5)) for shade in four]
+                    four = [builder.fptosi(_limited(builder, shade, 0.0, 255.0), _integers) for shade in four]
+                    words = builder.bitcast(_packed(builder, four), _vector)
+                else:
+                    words = builder.load(_span(builder, source, first), align=4)
+                    order = ir.Constant(_integers, [i // which for i in range(LANES)])
+                    words = builder.shuffle_vector(words, words, order)
                 builder.store(words, _span(builder, maps, builder.add(dst, x)), align=4)
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6), codegen
-
-
-@intrinsic
-def image_row(typingctx, maps, dst, image, above, below, n):
-    """n words of the image's two rows, float32 in 0..1: two pixels of one and two of the other, as 0..255."""
-
-    def codegen(context, builder, signature, arguments):
-        maps, dst, image, above, below, n = arguments
-        maps, image = (builder.inttoptr(a, _f32.as_pointer()) for a in (maps, image))
-        with cgutils.for_range_slice(builder, _k(0), n, _k(16), _i64) as (x, _):
-            parts = []
-            for line in (above, below):
-                first = builder.add(line, builder.shl(x, _k(1)))
-                both = [builder.load(_span(builder, image, builder.add(first, _k(o))), align=4) for o in (0, 16)]
-                for odd in (0, 1):
-                    pixels = builder.shuffle_vector(*both, ir.Constant(_integers, [2 * i + odd for i in range(16)]))
-                    pixels = _call(builder, "fma", pixels, _all(255.0), _all(0.5))
-                    pixels = _call(builder, "minnum", _call(builder, "maxnum", pixels, _all(0.0)), _all(255.0))
-                    parts.append(builder.fptosi(pixels, _integers))
-            builder.store(_packed(builder, parts), _span(builder, maps, builder.add(dst, x), _integers), align=4)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 6), codegen if VNNI else lambda context, *_: context.get_dummy_value()
+    return types.void(*[types.int64] * 7), codegen
