@@ -29,7 +29,7 @@ site: $(READ)/.ready
 test: $(BIN)/.ready
 	$(call timed,lint,$(BIN)/ruff check .)
 	$(call timed,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder)
-	$(call timed,notebooks,$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks)
+	$(call timed,notebooks,$(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks)
 
 test-faults: $(BIN)/.ready
 	$(call timed,faults,$(BIN)/python -m pytest -m faults tests/faults $(if $(TABLE),--faults-table $(TABLE)))

@@ -56,13 +56,14 @@ def test_records_that_were_carried_over_have_the_metrics_that_they_had():
         ({"device": "0"}, set()),
         ({"channels_removed": ()}, {"configuration-scores", "configuration-times"}),
         ({"sparsities": (0.0, 0.9), "channels_removed": ()}, {"configuration-scores", "configuration-times"}),
+        ({"blocks": ()}, {"configuration-scores", "configuration-times"}),
         ({"timing_rounds": 1000}, {"latency", "stem", "sparse-tensors"}),
     ],
 )
 def test_a_changed_setting_moves_only_what_it_can_change(changes, kinds):
     new = set(ids(replace(STUDIES["bccd"], **changes))) - set(RECORDS)
     assert {run.rsplit("-", 1)[0].split("-test")[0].split("-all")[0].split("-320px")[0] for run in new} <= {
-        *kinds, *(f"{kind}-{label}" for kind in kinds for label in ("models", "pruned", "grid", "focus", *graph.METHODS))
+        *kinds, *(f"{kind}-{label}" for kind in kinds for label in ("models", "pruned", "grid", "focus", "val", *graph.METHODS))
     }  # fmt: skip
     assert bool(new) == bool(kinds)
 

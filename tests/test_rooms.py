@@ -80,12 +80,13 @@ def test_no_circles():
 
 def test_sizes():
     """5,900 and 1,450 lines are aimed at. Controls, checks of users' files, further trainings, scores on val and the commands for
-    one's own network made the study longer again, and so did captions, marked rows, provenance in the report, and the site."""
+    one's own network made the study longer again, and so did captions, marked rows, provenance in the report, the site, and
+    networks crossed with runtimes."""
     extension = {path for path in FILES if room(path) in EXTENSION or path.name == "recipe.py"}
     engines = {path for path in FILES if room(path) == "run" and path.stem in ENGINES}
-    assert sum(lines(path) for path in FILES if path not in extension | engines) <= 10870
+    assert sum(lines(path) for path in FILES if path not in extension | engines) <= 10985
     assert sum(map(lines, engines)) <= 950
-    assert sum(map(lines, extension)) <= 2500
+    assert sum(map(lines, extension)) <= 2415
     assert max(map(lines, FILES)) <= 400
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from yolop import PruneSpec, audit, open_study, points, speed_tables, tables
 from yolop.report.scores import Score
+from yolop.speed_specs import RUNTIMES
 from yolop.store import StoreError
+from yolop.study import beyond
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +120,7 @@ def test_shares_of_parameters_add_up(study):
 
 def test_the_baseline_stands_above_its_second_timing(study):
     table = speed_tables.configurations(study)
-    first, again = (row for _, row in speed_tables.beside_baseline(table).head(2).iterrows())
+    first, again = (row for _, row in speed_tables.worth_showing(table).head(2).iterrows())
     assert (first["ratio"], first["ratio_low"], first["ratio_high"]) == (1, 1, 1)
     assert again["what"] == first["what"] + " (again)" and again["ratio"] == table["ratio"][0] != 1
 
@@ -135,27 +139,50 @@ def test_readings_that_give_the_same_share_a_row(best):
 
 def test_fine_tuned_n_has_the_times_of_n_and_scores_of_its_own(study):
     table = speed_tables.configurations(study)
-    groups = {"none", "sparse", "runtime", "zeros elsewhere", "p", "channels", "resolution", "fine-tuned"}
-    assert table["what"].is_unique and set(table["group"]) == groups
-    whole = table[(table["imgsz_px"] == 320) & (table["runtime"] == "openvino") & (table["sparsity"] == 0)].set_index("group")
-    n, control = whole.loc["runtime"], whole.loc["fine-tuned"]
+    assert table["what"].is_unique and set(table["network"]) == {"n", "fine-tuned", "p-best", "zeros", "channels", "both"}
+    n, control = (table[(table["network"] == name) & (table["runtime"] == "openvino")].iloc[0] for name in ("n", "fine-tuned"))
     assert n["latency_ms"] == control["latency_ms"] and n["mAP50_95"] != control["mAP50_95"]
     front = table[table["front"]].sort_values("ratio")
     assert front["mAP50_95"].is_monotonic_increasing  # a slower one on the front is more accurate
 
 
-def test_n_in_8_bits_and_at_other_sizes_has_a_score_on_val(study):
+def test_a_way_that_is_clearly_beaten_is_on_no_drawn_front():
+    rows = [(0.5, 0.8), (0.9, 0.6), (0.5, 0.8)]  # time, mAP; the last is the first again
+    table = pd.DataFrame(
+        {"ratio": t, "ratio_low": t - 0.01, "ratio_high": t + 0.01}
+        | {"mAP50_95": score, "mAP50_95_low": score - 0.02, "mAP50_95_high": score + 0.02}
+        for t, score in rows
+    )  # fmt: skip
+    share = speed_tables.share_on_front(table)
+    assert share[1] == 0 and share[[0, 2]] == pytest.approx(0.75, abs=0.05)  # beaten where the other is better in both
+
+
+def test_all_in_8_bits_and_at_other_sizes_have_a_score_on_val_in_their_own_runtime(study):
     kept = speed_tables.configurations(study).set_index("what")["val_kept_pct"]
-    n = kept[kept.index.str.startswith("n from COCO weights")]
-    assert n.notna().all() and n["n from COCO weights, PyTorch"] == 100 != n["n from COCO weights, OpenVINO int8"]
-    assert n["n from COCO weights, PyTorch, 192 px"] < n["n from COCO weights, PyTorch, 256 px"] < 100
+    assert kept.notna().all() and kept["n from COCO weights, PyTorch"] == 100 != kept["n from COCO weights, OpenVINO int8"]
+    assert kept["n from COCO weights, PyTorch, 256 px"] < 100
+
+
+def test_networks_are_crossed_with_runtimes_and_sizes(study):
+    graph, many = study.graph, beyond.options(study.graph, 0)
+    roads = {}
+    for option in many:
+        made = option.network, option.sparsity, option.channels_removed
+        roads.setdefault(made, set()).add((option.configuration.runtime, option.configuration.imgsz))
+    every = {(runtime, 320) for runtime in RUNTIMES}
+    assert all(every <= roads[made] for made in roads if made[0] in ("n", "fine-tuned", "p-best", "channels"))
+    assert every <= roads["zeros", 0.9, 0.0] and roads["zeros", 0.8, 0.0] == roads["both", 0.8, 0.5]
+    assert roads["n", 0.0, 0.0] == roads["fine-tuned", 0.0, 0.0] and len(many) == len(set(many))
+    few = beyond.options(replace(graph, study=replace(graph.study, blocks=())), 0)
+    assert {option.configuration.imgsz for option in few} == {320} and {option.block for option in few} == {1}
+    assert {o.configuration.runtime for o in few if o.network == "n"} == set(RUNTIMES) and len(few) < len(many)
 
 
 def test_a_study_without_zeros_has_empty_tables_and_says_so():
     study = open_study("coco128")
     layers = speed_tables.atlas(study)
     assert layers.empty and speed_tables.uniform(study, layers).empty and speed_tables.trained_zeros(study).empty
-    assert "bccd does" in speed_tables.answer(layers, layers, study.settings)
+    assert "bccd does" in speed_tables.answer(layers, layers, study.settings)[0]
     assert speed_tables.weighted_ratio(layers, "n", 0.3).text == "no engine was timed in this study"
 
 
@@ -179,9 +206,12 @@ def test_advice_is_chosen_on_val_and_says_ties():
          "kept_pct": test, "kept_low_pct": test - 2, "kept_high_pct": test + 2}
         for what, val, ratio, test in rows
     )  # fmt: skip
+    table = pd.concat([table.tail(1).assign(what="n", val_kept_pct=100.0, ratio=1.0, ratio_low=0.9, ratio_high=1.1), table])
+    doubted = table.assign(ratio_low=table["ratio_low"].where(table["what"] != "n", 1.05))
+    assert "The A/A control failed" in speed_tables.advice(doubted)
     said = speed_tables.advice(table)
     assert "good on test" not in said and "slow" not in said
-    assert "there is fast: 3.3 times (3.2 to 3.4) as fast as n" in said
+    assert "is fast: 3.3 times (3.2 to 3.4) as fast as n" in said
     assert "with 97.0 % (95.0 to 99.0 %) kept on test" in said and said.endswith("told apart from as fast.")
 
 

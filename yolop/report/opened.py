@@ -116,9 +116,9 @@ class OpenStudy:
         trainings = self.graph.trainings
         return {k: self.model(k) for k in labels or [k for k, how in trainings.items() if how[2] not in ELSEWHERE]}
 
-    def fine_tuned(self, sparsity: float = 0.0, allocation: str = "global", channels_removed: float = 0.0) -> Model:
-        """The best n trained further, with zeros or without a share of its channels; with neither it is the control."""
-        return self._model([self.graph.fine_tuned(s, sparsity, allocation, channels_removed) for s in self.settings.seeds])
+    def fine_tuned(self, *made, **how) -> Model:
+        """The best n trained further, with zeros or without a share of its channels, as of `Graph.fine_tuned`; or the control."""
+        return self._model([self.graph.fine_tuned(seed, *made, **how) for seed in self.settings.seeds])
 
     def shaped(self, shape: str) -> Model:
         """A network of another shape, written as depth x width ("0.33x0.1875"), trained from scratch as n and p are."""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from yolop.report.drawn import CHANNELS, DARK, GREY, MODELS, canvas, figure, intervals, label_points, plain_log, short
 from yolop.study.names import RUNTIME_NAMES
 
-GROUPS = {"p": ("smaller model, p", MODELS["p-best"]), "channels": ("channels removed", CHANNELS), "zeros": ("zeros", DARK)}
+GROUPS = {"p-best": ("smaller model, p", MODELS["p-best"]), "channels": ("channels removed", CHANNELS), "zeros": ("zeros", DARK)}
 GROUPS |= {"n": ("all weights of n", MODELS["n"])}
 MARKERS = dict(zip(RUNTIME_NAMES.values(), ("o", "s", "^", "D", "v", "P", "X", "*"), strict=True))
 SHAPE = ["kernel", "stride", "side", "c1", "c2"]  # of a convolution
@@ -53,6 +53,7 @@ def trained_zeros(rows: pd.DataFrame) -> Figure:
     rows = rows[(rows["channels_removed"] == 0) & (rows["sparsity_of_weights"] > 0)]
     names = []
     chosen = {"global": ("the smallest of all weights", DARK, "o-"), "layer": ("the smallest of each layer", DARK, "s")}
+    chosen |= {"blocks": ("the smallest blocks of four", DARK, "D:")}
     for allocation, (name, ink, marker) in (chosen | {"random": ("random weights of each layer", GREY, "X")}).items():
         part = rows[rows["allocation"] == allocation].sort_values("sparsity_of_weights")
         x = 100 * part["sparsity_of_weights"]
@@ -154,14 +155,14 @@ def uniform_zeros(rows: pd.DataFrame) -> Figure:
 
 @figure("configurations")
 def configurations(rows: pd.DataFrame) -> Figure:
-    """Which way to a faster n loses least? The best way of each speed (line) and some others by name, all others pale.
+    """Which way to a faster n loses least? The best way of each speed (line) and dense n in PyTorch by name, all others pale.
 
-    Columns: what, group, runtime, sparsity, imgsz_px, ratio, ratio_low, ratio_high, mAP50_95, mAP50_95_low, mAP50_95_high,
+    Columns: what, network, runtime, sparsity, imgsz_px, ratio, ratio_low, ratio_high, mAP50_95, mAP50_95_low, mAP50_95_high,
     front (bool). Accuracy on test in its own runtime, time over that of dense n in PyTorch; 95 % intervals; hollow: smaller images.
     """
     plot, [[ax]] = canvas(6.4)
-    kind = rows["group"].where(rows["group"].isin(GROUPS), "n").mask(rows["sparsity"] > 0, "zeros")
-    named = rows["front"].astype(bool) | ~rows.assign(kind=kind).duplicated(["kind", "runtime"]) & (rows["runtime"] == "pytorch")
+    kind = rows["network"].where(rows["network"].isin(GROUPS), "n").mask(rows["sparsity"] > 0, "zeros")
+    named = rows["front"].astype(bool) | (rows.index == rows.index[0])
     smaller = rows["imgsz_px"] < rows["imgsz_px"].max()
     for i in rows.index:
         row, ink = rows.loc[i], GROUPS[kind[i]][1] if named[i] else "#cfcfcf"
@@ -182,11 +183,12 @@ def configurations(rows: pd.DataFrame) -> Figure:
         ax.plot([], [], MARKERS[runtime], color=GREY, label=runtime)
     ax.set_xlim(rows["ratio"].min() / 2.2, 1.6)
     ax.set_ylim(rows.loc[named, "mAP50_95_low"].min() - 0.01, rows.loc[named, "mAP50_95_high"].max() + 0.03)
-    plot.legend(loc="outside lower center", ncol=4, fontsize=8.5)
+    plot.legend(loc="outside lower center", ncol=3, fontsize=8.5)
     shown = rows[named].sort_values("mAP50_95", ascending=False)
     zeros = shown["what"].str.contains("%")  # what is left of their names says enough
     words = shown["what"].mask(zeros, shown["what"].str.removeprefix("fine-tuned n, "))
-    words = words.str.replace("bfloat", "bf").str.replace(r"n from COCO weights|n from scratch", "n", regex=True)
+    runtimes = "|".join(sorted(RUNTIME_NAMES.values(), key=len, reverse=True))  # which the markers tell
+    words = words.str.replace(f", ({runtimes})", "", regex=True).str.replace(r"n from COCO weights|n from scratch", "n", regex=True)
     inks = (GROUPS[kind[i]][1] for i in shown.index)
     label_points(ax, list(zip(shown["ratio"], shown["mAP50_95"], words, inks, strict=True)), size=8)
     return plot

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from yolop.paper.claims import Count, NotRun
 from yolop.report.scores import Estimate, Ratio, Score, control_doubt
 from yolop.settings import Study
-from yolop.speed_specs import CALIBRATED
 from yolop.study import beyond
 from yolop.study.names import NAMES, RUNTIME_NAMES, ZEROS
 
 if TYPE_CHECKING:
-    from yolop.report.opened import Model, OpenStudy
+    from yolop.report.opened import OpenStudy
 
 
 NOTHING = NotRun("no engine was timed in this study")
@@ -164,14 +164,16 @@ def trained_zeros(study: OpenStudy) -> pd.DataFrame:
     if not study.settings.trained_zeros:
         return pd.DataFrame()
     settings, control, rows = study.settings, study.fine_tuned().score(), []
-    variants = [(share, "global" if share else "", 0.0) for share in settings.sparsities]
-    variants += [(settings.control_sparsity, allocation, 0.0) for allocation in settings.allocations]
-    variants += [(0.0, "", removed) for removed in sorted(set(settings.channels_removed))]
-    for sparsity, allocation, removed in variants:
-        score = study.fine_tuned(sparsity, allocation or "global", removed).score()
-        how = ZEROS[allocation] if allocation else f"{100 * removed:g} % of channels removed" if removed else "dense"
-        row = {"n": how, "sparsity_of_weights": sparsity, "allocation": allocation, "channels_removed": removed}
-        row |= {"seeds": len(settings.seeds)} | score.row("mAP50") | {"mAP50_95": score.mAP50_95}
+    variants = [(share, "global" if share else "", 0.0, 1) for share in settings.sparsities]
+    variants += [(settings.control_sparsity, allocation, 0.0, 1) for allocation in settings.allocations]
+    for share, block, removed in beyond.smaller_ways(settings):
+        variants += [(share, "blocks" if share else "", removed, block)] * (removed > 0 or block > 1)
+    for sparsity, allocation, removed, block in variants:
+        way = "global" if allocation in ("", "blocks") else allocation
+        score = study.fine_tuned(sparsity, way, removed, block).score()
+        names = f"{100 * removed:g} % of channels removed" * bool(removed), ZEROS.get(allocation)
+        row = {"n": ", ".join(filter(None, names)) or "dense", "sparsity_of_weights": sparsity, "allocation": allocation}
+        row |= {"channels_removed": removed, "seeds": len(settings.seeds)} | score.row("mAP50") | {"mAP50_95": score.mAP50_95}
         rows.append(row | _percents("kept", score.kept(control)))
     return pd.DataFrame(rows)
 
@@ -197,36 +199,55 @@ def configurations(study: OpenStudy) -> pd.DataFrame:
     """Every way to make n faster: mAP on test in its own runtime and square frames, time over dense n in PyTorch, file sizes.
 
     Means over training seeds. `kept_pct`: of the mAP50-95 of dense n after as long a training, on test, with its interval.
-    `val_kept_pct`: the same on val, from the trainings' own scores where an option changes nothing else, and of n in 8 bits
-    and at other sizes; empty for other networks in these. `front`: no other is both faster and more accurate.
+    `val_kept_pct`: the same on val; in float32 and 16 bits at the study's size the network's own in float32. `front`: no other
+    is both faster and more accurate; `front_pct`: how often so, if every time and mAP is drawn from its interval by itself.
     Fine-tuned n is the same network as n and has its times. The row of dense n in PyTorch is the A/A control.
     """
     graph, seeds = study.graph, study.settings.seeds
     if not study.settings.trained_zeros:
         return pd.DataFrame()
-    chosen, controls = beyond.options(graph, seeds[0]), beyond.controls(graph, seeds[0])
-    timed = study.record(beyond.times(graph)).metrics["rows"]
-    times = timed + timed[: len(controls)]  # both begin with n in every runtime, in the same order
-    scores = _scores(study, beyond.options) + _scores(study, beyond.controls)
-    dense = {"n": scores[0], "fine-tuned": scores[len(chosen)]}
-    val = {"n": study.model(graph.best_n).score("val"), "fine-tuned": study.fine_tuned().score("val")}
-    scored = dict(zip(beyond.on_val(graph, seeds[0]), _scores(study, beyond.on_val, "val"), strict=True))
-    on_val = {option: score.kept(scored[chosen[0]]).value for option, score in scored.items()}
+    options = beyond.options(graph, seeds[0])
+    timed = dict(zip(beyond.timed(graph), study.record(beyond.times(graph)).metrics["rows"], strict=True))
+    of_n = {_road(option): time for option, time in timed.items() if option.network == "n"}
+    scores = dict(zip(options, _scores(study, beyond.options), strict=True))
+    on_val = dict(zip(beyond.on_val(graph, seeds[0]), _scores(study, beyond.on_val, "val"), strict=True))
+    first = {option.training.id: option for option in reversed(on_val)}  # in float32
     rows = []
-    for option, time, score in zip(chosen + controls, times, scores, strict=True):
-        setup, against = option.configuration, "n" if option.network == "n" else "fine-tuned"
-        row = {"what": _in_words(option, study.settings, graph.best_n), "group": option.group, "runtime": setup.runtime}
+    for option, score in scores.items():
+        setup, time = option.configuration, timed.get(option) or of_n[_road(option)]
+        network = "n" if option.network == "n" else "fine-tuned"
+        against = next(other for other in options if other.network == network)  # in PyTorch
+        row = {"what": _in_words(option, study.settings, graph.best_n), "network": option.network, "runtime": setup.runtime}
         row |= {"sparsity": option.sparsity, "channels_removed": option.channels_removed, "imgsz_px": setup.imgsz}
         row |= {"seeds": len(seeds), "mAP50": score.mAP50} | score.row("mAP50_95")
         row |= {name: time[name] for name in ("latency_ms", "ratio", "ratio_low", "ratio_high")}
-        row |= _percents("kept", score.kept(dense[against]))
-        same = setup.imgsz == study.settings.imgsz and setup.runtime not in CALIBRATED
-        own = _trained(study, option).score("val").kept(val[against]).value if same else None
-        row |= {"val_kept_pct": on_val.get(option, own)}
+        row |= _percents("kept", score.kept(scores[against]))
+        val = on_val.get(option, on_val[first[option.training.id]])
+        row |= {"val_kept_pct": val.kept(on_val[against]).value}
         rows.append(row | {name: score.by_seed[0][name] for name in ("file_mb", "compressed_mb")})
     table = pd.DataFrame(rows)
-    better = [((table["ratio"] < r.ratio) & (table["mAP50_95"] >= r.mAP50_95)).any() for r in table.itertuples()]
-    return table.assign(front=[not beaten for beaten in better])
+    return table.assign(front=_on_front(table["ratio"], table["mAP50_95"]), front_pct=100 * share_on_front(table))
+
+
+def _on_front(ratio: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Which ways no other beats, being faster and at least as accurate."""
+    ratio, score = np.asarray(ratio), np.asarray(score)
+    return ~((ratio[:, None] > ratio) & (score[:, None] <= score)).any(axis=1)
+
+
+def share_on_front(table: pd.DataFrame, draws: int = 1000) -> np.ndarray:
+    """In which share of draws a way is on the front, each estimate normal about itself, as wide as its 95 % interval."""
+    random, found = np.random.default_rng(0), np.zeros(len(table))
+    for _ in range(draws):
+        drawn = [
+            random.normal(table[name], (table[f"{name}_high"] - table[f"{name}_low"]) / 3.92) for name in ("ratio", "mAP50_95")
+        ]
+        found += _on_front(*drawn)
+    return found / draws
+
+
+def _road(option: beyond.Option) -> tuple[str, int]:
+    return option.configuration.runtime, option.configuration.imgsz
 
 
 def _scores(study: OpenStudy, chosen: Callable, split: str = "test") -> list[Score]:
@@ -236,12 +257,17 @@ def _scores(study: OpenStudy, chosen: Callable, split: str = "test") -> list[Sco
     return [Score(rows, study.labelled(split)) for rows in zip(*per_seed, strict=True)]
 
 
-def beside_baseline(table: pd.DataFrame) -> pd.DataFrame:
-    """`configurations` below the baseline that all times are over; its second timing is called what it is, the A/A control."""
+def worth_showing(table: pd.DataFrame) -> pd.DataFrame:
+    """Of `configurations` those in PyTorch at the study's size, n in any runtime, and what is on the front in 5 % of draws.
+
+    They stand below the baseline that all times are over; its second timing is called what it is, the A/A control.
+    """
     if table.empty:
         return table
+    whole = table["imgsz_px"] == table["imgsz_px"].max()
+    chosen = (table["front_pct"] >= 5) | whole & ((table["runtime"] == "pytorch") | (table["network"] == "n"))
     first = table.head(1).assign(ratio=1.0, ratio_low=1.0, ratio_high=1.0)
-    again = table.assign(what=table["what"].where(table.index > 0, table["what"] + " (again)"))
+    again = table.assign(what=table["what"].where(table.index > 0, table["what"] + " (again)"))[chosen]
     return pd.concat([first, again], ignore_index=True)
 
 
@@ -250,20 +276,12 @@ def _percents(name: str, estimate: Estimate) -> dict[str, float]:
     return {f"{name}_pct": estimate.value, f"{name}_low_pct": estimate.low, f"{name}_high_pct": estimate.high}
 
 
-def _trained(study: OpenStudy, option: beyond.Option) -> Model:
-    """The model whose trainings an option runs."""
-    if option.network in ("n", "p-best"):
-        return study.model(study.graph.best_n if option.network == "n" else "p-best")
-    return study.fine_tuned(option.sparsity, channels_removed=option.channels_removed)
-
-
 def _in_words(option: beyond.Option, settings: Study, best_n: str) -> str:
     """How tables and figures call an option."""
-    network = {
-        "n": "n from COCO weights" if best_n == "n-coco" else "n from scratch", "p-best": "p (best.pt)",
-        "fine-tuned": "fine-tuned n", "zeros": f"fine-tuned n, {100 * option.sparsity:.0f} % zeros",
-        "channels": f"fine-tuned n, {100 * option.channels_removed:.0f} % of channels removed",
-    }[option.network]  # fmt: skip
+    names = {"n": "n from COCO weights" if best_n == "n-coco" else "n from scratch", "p-best": "p (best.pt)"}
+    network = names.get(option.network, "fine-tuned n")
+    network += f", {100 * option.channels_removed:.0f} % of channels removed" * bool(option.channels_removed)
+    network += f", {100 * option.sparsity:.0f} % zeros{' in blocks' * (option.block > 1)}" * bool(option.sparsity)
     setup = option.configuration
     return f"{network}, {RUNTIME_NAMES[setup.runtime]}" + (f", {setup.imgsz} px" if setup.imgsz != settings.imgsz else "")
 
@@ -274,10 +292,10 @@ def at_control(trained: pd.DataFrame, settings: Study) -> pd.Series:
     return trained[at].iloc[0]
 
 
-def answer(uniform: pd.DataFrame, trained: pd.DataFrame, settings: Study) -> str:
-    """What zeros bring when something skips them, in words: beside PyTorch, and beside the same engine without zeros."""
+def answer(uniform: pd.DataFrame, trained: pd.DataFrame, settings: Study) -> tuple[str, str]:
+    """What zeros bring when something skips them, in words, beside PyTorch and the same engine without zeros; what they cost."""
     if uniform.empty:
-        return "This study trains no zeros and times no engine that skips them; bccd does."
+        return "This study trains no zeros and times no engine that skips them; bccd does.", ""
     share = settings.control_sparsity
     over_pytorch, alone = (engine_ratio(uniform, "n", zeros).inverse() for zeros in (share, 0.0))
     row = at_control(trained, settings)
@@ -287,8 +305,8 @@ def answer(uniform: pd.DataFrame, trained: pd.DataFrame, settings: Study) -> str
         keeps = "there is nothing to keep: the same training without zeros has a mAP50-95 of 0"
     return (
         f"Our engine, which skips zeros, runs n at {100 * share:.0f} % zeros {_times(over_pytorch)} as fast as PyTorch; without "
-        f"any zeros {_times(alone)}, so the zeros themselves bring {_times(by_zeros(uniform, 'n', share).inverse())}. "
-        f"With {100 * row['sparsity_of_weights']:.0f} % zeros trained in, {keeps}."
+        f"any zeros {_times(alone)}, so the zeros themselves bring {_times(by_zeros(uniform, 'n', share).inverse())}.",
+        f"With {100 * row['sparsity_of_weights']:.0f} % zeros trained in, {keeps}.",
     )
 
 
@@ -296,20 +314,66 @@ def _times(ratio: Ratio) -> str:
     return f"{ratio.value:.1f} times ({ratio.low:.1f} to {ratio.high:.1f})"
 
 
-def advice(table: pd.DataFrame) -> str:
-    """Which configuration to take, in words: the fastest whose training keeps 98 % of mAP50-95 on val, reported on test.
+def in_8_bits(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """Rows of `configurations` in 8 bits: n in OpenVINO ("theirs"), in our engine ("ours"), and there with about 90 % zeros.
 
-    Each is compared with dense n after as long a training. Configurations whose times cannot be told apart are ties.
+    Empty where a study times none of it.
     """
+    if table.empty or "sparse-int8" not in set(table["runtime"]):
+        return {}
+    table = table[table["imgsz_px"] == table["imgsz_px"].max()]
+    n, zeros = (table[table["network"] == network] for network in ("n", "zeros"))
+    zeros = zeros[zeros["runtime"] == "sparse-int8"]
+    found = {name: n[n["runtime"] == f"{runtime}-int8"].iloc[0] for name, runtime in (("theirs", "openvino"), ("ours", "sparse"))}
+    return found | {"zeros": zeros.loc[(zeros["sparsity"] - 0.9).abs().idxmin()]}
+
+
+def zeros_in_8_bits(table: pd.DataFrame, against: str) -> Ratio | NotRun:
+    """Time of n with about 90 % trained zeros in our engine in 8 bits, over that of another row of `in_8_bits`."""
+    rows = in_8_bits(table)
+    if not rows:
+        return NotRun("nothing was timed in 8 bits in this study")
+    doubt = control_doubt(table.iloc[0].to_dict())
+    zeros, other = (Ratio.of(rows[name].to_dict(), doubt) for name in ("zeros", against))
+    return zeros / other
+
+
+def answer_in_8_bits(table: pd.DataFrame) -> str:
+    """What 8 bits bring without zeros and with, in words."""
+    if not (rows := in_8_bits(table)):
+        return ""
+    theirs, ours, zeros = (_times(Ratio.of(rows[name].to_dict()).inverse()) for name in ("theirs", "ours", "zeros"))
+    row = rows["zeros"]
+    blocks = " in blocks" * ("blocks" in row["what"])
+    return (
+        f"In 8 bits OpenVINO runs n {theirs} as fast as PyTorch, our engine {ours}, and with {100 * row['sparsity']:.0f} % trained "
+        f"zeros{blocks} {zeros}, which keep {row['kept_pct']:.1f} % ({row['kept_low_pct']:.1f} to {row['kept_high_pct']:.1f} %) "
+        "of mAP50-95."
+    )
+
+
+def fastest(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `configurations` that keep 98 % of mAP50-95 on val: the fastest, and up to two that its time cannot be told from.
+
+    What is kept is of dense n after as long a training.
+    """
+    fit = table[table["val_kept_pct"] >= 98].sort_values("ratio", ignore_index=True)
+    return fit[fit["ratio_low"] <= fit["ratio_high"].head(1).max()].head(3)
+
+
+def advice(table: pd.DataFrame) -> str:
+    """Which configuration to take, in words: `fastest`, chosen on val and reported on test."""
     if table.empty:
         return "No configurations were measured in this study."
-    fit = table[table["val_kept_pct"] >= 98].sort_values("ratio", ignore_index=True)
-    fastest = fit[fit["ratio_low"] <= fit["ratio_high"].iloc[0]].head(3)
-    first, *others = fastest.itertuples()
+    first, *others = [*fastest(table).itertuples(), None]
+    if first is None:
+        return "No configuration keeps 98 % of mAP50-95 on val: nothing was learnt."
     words = (
-        f"Of what is scored on val, the fastest that keeps 98 % of mAP50-95 there is {first.what}: "
+        f"The fastest that keeps 98 % of mAP50-95 on val is {first.what}: "
         f"{_times(Ratio.of(first._asdict()).inverse())} as fast as n in PyTorch, with {first.kept_pct:.1f} % "
         f"({first.kept_low_pct:.1f} to {first.kept_high_pct:.1f} %) kept on test."
     )
-    tied = " and ".join(other.what for other in others)
-    return f"{words} In time it cannot be told apart from {tied}." if others else words
+    if tied := " and ".join(other.what for other in others if other):
+        words += f" In time it cannot be told apart from {tied}."
+    doubt = control_doubt(table.iloc[0].to_dict())
+    return f"{words} The {doubt}." if doubt else words

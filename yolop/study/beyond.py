@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from yolop.settings import Study
-from yolop.specs import ModelSpec, PruneSpec
+from yolop.specs import PruneSpec
 from yolop.speed_specs import (
     CALIBRATED,
     RUNTIMES,
@@ -23,23 +23,26 @@ SHARES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # of zeros in the laye
 SMALL_SHARES = (0.0, 0.3, 0.8, 0.9)
 UNIFORM = (0.0, 0.7, 0.8, 0.9, 0.95)  # evenly spread zeros in whole networks
 SMALL_UNIFORM = (0.0, 0.8, 0.9)
-STUDY_RUNTIMES = tuple(runtime for runtime in RUNTIMES if runtime != "sparse-int8")  # that is not measured in studies yet
 SMALL_RUNTIMES = ("pytorch", "sparse", "onnxruntime")
+FAST = ("pytorch", "openvino-bf16", "openvino-int8", "sparse-int8")  # what other networks than n run in, where few are crossed
+SKIPPING = ("sparse", "sparse-int8")  # what zeros can bring speed in
+BLOCK = 4  # input channels that one instruction of the processor multiplies in 8 bits
+SMALLER = 0.8  # side of smaller images, as a share of the study's
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to make n faster: which network runs in which configuration, and what kind of way that is.
+    """One way to make n faster: which network runs in which configuration.
 
-    `network` is "n", "p-best", "zeros", "channels" or "fine-tuned" (the control: n trained further, with neither); `sparsity`
-    and `channels_removed` say how much of it.
+    `network` is "n", "fine-tuned" (the control: n trained further, with neither of the following), "p-best", "zeros",
+    "channels" or "both"; `sparsity`, `block` (1: single zeros) and `channels_removed` say how much of it.
     """
 
-    group: str
     network: str
     training: Node
     configuration: Configuration
     sparsity: float = 0.0
+    block: int = 1
     channels_removed: float = 0.0
 
 
@@ -72,52 +75,63 @@ def channel_times(graph: Graph) -> Node:
 
 def runtimes(study: Study) -> tuple[str, ...]:
     """What networks run in."""
-    return SMALL_RUNTIMES if study.small else STUDY_RUNTIMES
+    return SMALL_RUNTIMES if study.small else RUNTIMES
 
 
-def options(graph: Graph, seed: int) -> list[Option]:
-    """Every way to make n faster that is scored and timed; the first, dense n in PyTorch, is what all compare to."""
-    study, n, imgsz = graph.study, graph.shape("n"), graph.study.imgsz
+def smaller_ways(study: Study) -> list[tuple[float, int, float]]:
+    """(sparsity, block, channels removed) of every n that is made smaller by training: its zeros, its channels, and both.
 
-    def option(group, network, training, runtime="pytorch", imgsz=imgsz, shape: ModelSpec = n, **shares) -> Option:
-        return Option(group, network, training, Configuration(shape, training.id, None, runtime, imgsz), **shares)
-
-    dense, zeros = graph.training(graph.best_n, seed), study.control_sparsity
-    groups = {"pytorch": "none", "sparse": "sparse"}
-    found = [option(groups.get(runtime, "runtime"), "n", dense, runtime) for runtime in runtimes(study)]
-    for share in study.trained_zeros:
-        found.append(option("sparse", "zeros", graph.fine_tuned(seed, share), "sparse", sparsity=share))
-    control, known = graph.fine_tuned(seed, zeros), runtimes(study)
-    for runtime in (runtime for runtime in ("pytorch", "onnxruntime", "openvino", "ncnn") if runtime in known):
-        found.append(option("zeros elsewhere", "zeros", control, runtime, sparsity=zeros))
-    best = [runtime for runtime in ("pytorch", "openvino-bf16") if runtime in known]
-    for runtime in best:
-        found.append(option("p", "p-best", graph.training("p-best", seed), runtime, shape=graph.shape("p")))
-    for removed in sorted(set(study.channels_removed)):
-        training = graph.fine_tuned(seed, channels_removed=removed)
-        for runtime in best:
-            found.append(option("channels", "channels", training, runtime, channels_removed=removed))
-    for size in (round(imgsz * share / 32) * 32 for share in (0.8, 0.6)):
-        found.append(option("resolution", "n", dense, imgsz=size))
-        found.append(option("sparse", "zeros", control, "sparse", size, sparsity=zeros))
-        found += [option("runtime", "n", dense, runtime, size) for runtime in best[1:]]
+    Both: where there are blocks, the middle share of channels removed with the middle share of zeros.
+    """
+    block, zeros, channels = BLOCK if study.blocks else 1, study.blocks or study.trained_zeros, sorted(set(study.channels_removed))
+    found = [(0.0, 1, share) for share in channels] + [(share, block, 0.0) for share in sorted(zeros)]
+    if study.blocks and channels:
+        found.append((sorted(zeros)[len(zeros) // 2], block, channels[len(channels) // 2]))
     return found
 
 
-def controls(graph: Graph, seed: int) -> list[Option]:
-    """n trained further without zeros, in every runtime: the same network as n but for its weights, so n's times are its own."""
-    training = graph.fine_tuned(seed)
-    shape, imgsz = graph.shape("n"), graph.study.imgsz
+def options(graph: Graph, seed: int) -> list[Option]:
+    """Networks crossed with runtimes and sizes of images, n in PyTorch first: all are compared to it."""
+    study, n = graph.study, graph.shape("n")
+    networks = [("n", graph.training(graph.best_n, seed), n, {}), ("fine-tuned", graph.fine_tuned(seed), n, {})]
+    networks.append(("p-best", graph.training("p-best", seed), graph.shape("p"), {}))
+    for sparsity, block, removed in smaller_ways(study):
+        made = {"sparsity": sparsity, "block": block, "channels_removed": removed}
+        kind = "both" if sparsity and removed else "zeros" if sparsity else "channels"
+        networks.append((kind, graph.fine_tuned(seed, **made), n, made))
     return [
-        Option("fine-tuned", "fine-tuned", training, Configuration(shape, training.id, None, runtime, imgsz))
-        for runtime in runtimes(graph.study)
+        Option(network, training, Configuration(shape, training.id, None, runtime, imgsz), **made)
+        for network, training, shape, made in networks
+        for runtime, imgsz in _roads(study, network, made.get("sparsity", 0.0))
     ]
 
 
+def _roads(study: Study, network: str, sparsity: float) -> list[tuple[str, int]]:
+    """(runtime, image size) of a network: every runtime, and 8 bits on smaller images; n runs on these in PyTorch, too.
+
+    Where no zeros in blocks are trained only n runs in all runtimes, other networks in the fast ones, and images keep their size.
+    Of several shares of zeros one runs in all of these, to show what zeros do where nothing skips them; the others where zeros
+    are skipped.
+    """
+    dense, only = network in ("n", "fine-tuned"), sparsity and (network == "both" or sparsity != study.shown_zeros)
+    fits = RUNTIMES if dense or study.blocks else FAST + SKIPPING * bool(sparsity)
+    known, fits = runtimes(study), SKIPPING if only else fits
+    smaller = () if not study.blocks else SKIPPING[1:] if sparsity else CALIBRATED + ("pytorch",) * dense
+    found = [(runtime, study.imgsz) for runtime in known if runtime in fits]
+    return found + [(runtime, round(study.imgsz * SMALLER / 32) * 32) for runtime in known if runtime in smaller]
+
+
+def timed(graph: Graph) -> list[Option]:
+    """The options of the first training seed that are timed: fine-tuned n has n's times."""
+    return [option for option in options(graph, graph.study.seeds[0]) if option.network != "fine-tuned"]
+
+
 def on_val(graph: Graph, seed: int) -> list[Option]:
-    """What is scored on val: n in PyTorch, then n in 8 bits and at other sizes, of which its training's own score says nothing."""
-    dense, *others = (option for option in options(graph, seed) if option.network == "n")
-    return [dense, *(o for o in others if o.configuration.runtime in CALIBRATED or o.configuration.imgsz != graph.study.imgsz)]
+    """What is scored on val: every network once in float32, and all in 8 bits or on smaller images."""
+    chosen = options(graph, seed)
+    first = {option.training.id: option for option in reversed(chosen)}
+    changed = [o.configuration.runtime in CALIBRATED or o.configuration.imgsz != graph.study.imgsz for o in chosen]
+    return [o for o, apart in zip(chosen, changed, strict=True) if apart or o is first[o.training.id]]
 
 
 def exported(graph: Graph, configuration: Configuration, training: Node | None) -> Node | None:
@@ -146,8 +160,8 @@ def scores(graph: Graph, chosen: list[Option], split: str = "test") -> Node:
 
 
 def times(graph: Graph) -> Node:
-    """Every option of the first training seed timed against the first, in processes that take turns."""
-    chosen = options(graph, graph.study.seeds[0])
+    """`timed` against the first of them, in processes that take turns."""
+    chosen = timed(graph)
     return _timed(graph, "all", tuple(option.configuration for option in chosen), _parents(graph, chosen))
 
 

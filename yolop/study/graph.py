@@ -236,18 +236,17 @@ class Graph:
         """Label of the training whose weights p (best) starts from."""
         return self.trainings["p-best"][1].split(":")[1]
 
-    def fine_tuned(self, seed: int, sparsity: float = 0.0, allocation: str = "global", channels_removed: float = 0.0) -> Node:
-        """The best n trained further, with zeros or with a share of its channels removed; with neither, the dense control.
-
-        All of them are distilled from that n.
-        """
+    def fine_tuned(
+        self, seed: int, sparsity: float = 0.0, allocation: str = "global", channels_removed: float = 0.0, block: int = 1
+    ) -> Node:
+        """The best n trained further and distilled from itself, with zeros, without channels, or both; else the dense control."""
         parent, study = self.training(self.best_n, seed), self.study
         way = f"narrowed-{channels_removed:g}" if channels_removed else "matching"
         spec = SparseTrainSpec(
-            model=parent.spec.model, label=f"n-{way}" if channels_removed else f"n-{allocation}-{sparsity:g}",
+            model=parent.spec.model, label=_label_of_smaller(sparsity, allocation, channels_removed, block),
             data=parent.spec.data, nc=parent.spec.nc, imgsz=study.imgsz, epochs=study.epochs, batch=study.batch, seed=seed,
             init=f"{way}:{parent.id}", device=study.device, sparsity=sparsity, allocation=allocation,
-            **({} if study.dataset == "digits" else PHOTOGRAPHS),
+            block=block, **({} if study.dataset == "digits" else PHOTOGRAPHS),
         )  # fmt: skip
         return Node(spec, (("data", self.data), ("weights", parent)))
 
@@ -319,6 +318,11 @@ class Graph:
     def recipe(self) -> Node:
         """The search for the paper's unpublished p and pruning, by arithmetic over shapes."""
         return Node(RecipeSpec(nc_max=10, papers=20) if self.study.small else RecipeSpec())
+
+
+def _label_of_smaller(sparsity: float, allocation: str, channels_removed: float, block: int) -> str:
+    zeros = f"{allocation if block == 1 else 'blocks'}-{sparsity:g}" if sparsity or not channels_removed else ""
+    return "-".join(filter(None, ("n", f"narrowed-{channels_removed:g}" if channels_removed else "", zeros)))
 
 
 def labelled(graph: Graph) -> Node:

@@ -28,4 +28,5 @@ ZEROS = {
     "global": "zeros: the smallest of all weights",
     "layer": "zeros: the smallest of each layer",
     "random": "zeros: at random in each layer",
+    "blocks": "zeros: the smallest blocks of four input channels",
 }

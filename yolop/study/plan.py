@@ -65,8 +65,8 @@ def _zeros(graph: Graph) -> list[Node]:
     for seed in study.seeds:
         found += [graph.fine_tuned(seed, share) for share in sorted({0.0, *study.sparsities})]
         found += [graph.fine_tuned(seed, study.control_sparsity, allocation) for allocation in study.allocations]
-        found += [graph.fine_tuned(seed, channels_removed=share) for share in sorted(set(study.channels_removed))]
-        found += [beyond.scores(graph, beyond.options(graph, seed)), beyond.scores(graph, beyond.controls(graph, seed))]
+        found += [graph.fine_tuned(seed, s, channels_removed=c, block=b) for s, b, c in beyond.smaller_ways(study)]
+        found += [beyond.scores(graph, beyond.options(graph, seed))]
         found += [beyond.scores(graph, beyond.on_val(graph, seed), "val")]
     found += [beyond.channel_times(graph)] if study.channels_removed else []
     found += [beyond.uniform_times(graph, imgsz) for imgsz in beyond.uniform_sizes(study)]
