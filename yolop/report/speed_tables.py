@@ -208,15 +208,15 @@ def configurations(study: OpenStudy) -> pd.DataFrame:
         return pd.DataFrame()
     options = beyond.options(graph, seeds[0])
     timed = dict(zip(beyond.timed(graph), study.record(beyond.times(graph)).metrics["rows"], strict=True))
-    of_n = {_road(option): time for option, time in timed.items() if option.network == "n"}
+    of_n = {_runtime_and_size(option): time for option, time in timed.items() if option.network == "n"}
     scores = dict(zip(options, _scores(study, beyond.options), strict=True))
     on_val = dict(zip(beyond.on_val(graph, seeds[0]), _scores(study, beyond.on_val, "val"), strict=True))
     first = {option.training.id: option for option in reversed(on_val)}  # in float32
+    compared = {option.network: option for option in reversed(options)}  # the first of each network, in PyTorch
     rows = []
     for option, score in scores.items():
-        setup, time = option.configuration, timed.get(option) or of_n[_road(option)]
-        network = "n" if option.network == "n" else "fine-tuned"
-        against = next(other for other in options if other.network == network)  # in PyTorch
+        setup, time = option.configuration, timed.get(option) or of_n[_runtime_and_size(option)]
+        against = compared["n" if option.network == "n" else "fine-tuned"]
         row = {"what": _in_words(option, study.settings, graph.best_n), "network": option.network, "runtime": setup.runtime}
         row |= {"sparsity": option.sparsity, "channels_removed": option.channels_removed, "imgsz_px": setup.imgsz}
         row |= {"seeds": len(seeds), "mAP50": score.mAP50} | score.row("mAP50_95")
@@ -246,7 +246,7 @@ def share_on_front(table: pd.DataFrame, draws: int = 1000) -> np.ndarray:
     return found / draws
 
 
-def _road(option: beyond.Option) -> tuple[str, int]:
+def _runtime_and_size(option: beyond.Option) -> tuple[str, int]:
     return option.configuration.runtime, option.configuration.imgsz
 
 

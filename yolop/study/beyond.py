@@ -102,11 +102,11 @@ def options(graph: Graph, seed: int) -> list[Option]:
     return [
         Option(network, training, Configuration(shape, training.id, None, runtime, imgsz), **made)
         for network, training, shape, made in networks
-        for runtime, imgsz in _roads(study, network, made.get("sparsity", 0.0))
+        for runtime, imgsz in _runtimes_and_sizes(study, network, made.get("sparsity", 0.0))
     ]
 
 
-def _roads(study: Study, network: str, sparsity: float) -> list[tuple[str, int]]:
+def _runtimes_and_sizes(study: Study, network: str, sparsity: float) -> list[tuple[str, int]]:
     """(runtime, image size) of a network: every runtime, and 8 bits on smaller images; n runs on these in PyTorch, too.
 
     Where no zeros in blocks are trained only n runs in all runtimes, other networks in the fast ones, and images keep their size.
