@@ -32,7 +32,7 @@ from yolop import files, idle  # noqa: E402
 from yolop.report.opened import OpenStudy  # noqa: E402
 from yolop.run import cluster, estimate, processes  # noqa: E402
 from yolop.run.progress import Progress  # noqa: E402
-from yolop.run.schedule import longest_paths, makespan, needs_all  # noqa: E402
+from yolop.run.schedule import longest_paths, makespan  # noqa: E402
 from yolop.settings import STUDIES  # noqa: E402
 from yolop.specs import MODELS, DigitsSpec, TrainSpec  # noqa: E402
 from yolop.store import Store  # noqa: E402
@@ -124,8 +124,8 @@ def simulation() -> None:
     """bccd with more seeds and workers; what runs alone on one machine is apart."""
     for seeds in (3, 10, 100):
         nodes, seconds = recorded(seeds=seeds)
-        timing = sum(seconds[run_id] for run_id, node in nodes.items() if needs_all(node))
-        rest = {run_id: node for run_id, node in nodes.items() if not needs_all(node)}
+        timing = sum(seconds[run_id] for run_id, node in nodes.items() if node.quiet)
+        rest = {run_id: node for run_id, node in nodes.items() if not node.quiet}
         alone, path = sum(seconds[run_id] for run_id in rest), max(longest_paths(rest, seconds).values())
         spans = {workers: makespan(rest, seconds, workers) for workers in (1, 2, 4, 8, 16, 32, 64, 100)}
         print(

@@ -48,7 +48,7 @@ def test_scores_are_the_same_in_every_runtime(parents, tmp_path):
     for i, runtime in ((0, "onnx"), (3, "vino")):
         (tmp_path / runtime).mkdir()
         parents = with_files(parents, asked[i], tmp_path / runtime)
-    spec = ConfigurationScoresSpec(tuple(asked), 3, parents["data"].metrics["digest"], threads=1)
+    spec = ConfigurationScoresSpec(tuple(asked), 3, parents["data"].metrics["digest"])
     rows = configurations.compute_scores(spec, parents, tmp_path)["rows"]
     names = {"label", "mAP50", "mAP50_95", "mAP50_resampled", "mAP50_95_resampled", "groups"}
     assert all(set(row) == names | {"file_mb", "compressed_mb", "max_difference"} for row in rows)

@@ -46,7 +46,6 @@ class ConfigurationScoresSpec(Spec):
     nc: int
     data: str
     split: str = "test"
-    threads: int = 2
 
 
 @dataclass(frozen=True)

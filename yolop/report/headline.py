@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from yolop.report.opened import OpenStudy
 
 ENGLISH = """\
-On {data}, **{holds} of the {claims} claims of the paper that could have failed hold, {fails} do not, {undecided} stay undecided**,
+On {data}, **{holds} of {claims} claims that could have failed hold, {fails} do not, {undecided} stay undecided**,
 and {not_run} could not be tested; {built_in} more hold by construction.
 
 - **A smaller network.** p takes {less_time} % less time than n; its mAP50 differs by {p_over_n} points.
@@ -23,11 +23,11 @@ and {not_run} could not be tested; {built_in} more hold by construction.
 - **Pruning without retraining** keeps 90 % of mAP50 {kept_unstructured} for single weights, {kept_structured} for whole filters.
   Ratios by module type bring {by_type_over_even} points over one ratio that gives as many zeros. {equivalent} of {masks} pruned
   networks are shown to take the dense one's time within 2 %{masks_doubt}.{retrained_english}
-- **Speed.** {speed}
+- {speed}
 
 {test_images} test images; {how_sure}.{learnt}"""
 KOREAN = """\
-실패할 수 있었던 논문의 주장 {claims}개 가운데 {holds}개는 성립하고 {fails}개는 성립하지 않으며,
+논문의 주장과 그로부터 따라 나오는 주장 중 실패할 수 있었던 {claims}개 가운데 {holds}개는 성립하고 {fails}개는 성립하지 않으며,
 {undecided}개는 판단할 수 없고 {not_run}개는 시험하지 못했습니다. 그 밖의 {built_in}개는 실험 구성상 당연히 성립합니다.
 이 연구의 p는 n보다 추론 시간이 {less_time}% 짧고, mAP50의 차이는 {p_over_n} 포인트입니다.
 자체 사전 학습을 거치면 p의 mAP50이 {best_over_p} 포인트 달라지지만, 무작위 가중치에서 같은 총 스텝만큼 학습한 p와의 차이는
@@ -38,6 +38,7 @@ KOREAN = """\
 검정으로 확인되었습니다.{retrained_korean}
 {speed_korean}
 (테스트 이미지 {test_images}장, 학습 시드 {seeds}개, 괄호 안은 95% 구간.)"""
+SPEED = "**Zeros that become speed.**"
 COCO_ENGLISH = " Over p that starts from the official COCO weights it is {}."
 COCO_KOREAN = " COCO 가중치에서 바로 시작한 p와의 차이는 {} 포인트입니다."
 RETRAINED_ENGLISH = """
@@ -125,7 +126,7 @@ def _retrained(study: OpenStudy) -> dict[str, str]:
 def _speed(study: OpenStudy) -> dict[str, str]:
     """What zeros bring when something skips them, and what to do, in both languages."""
     if not study.settings.trained_zeros:
-        return {"speed": "This study trains no zeros and times no engine that skips them; bccd does.", "speed_korean": ""}
+        return {"speed": f"{SPEED} This study trains no zeros and times no engine that skips them; bccd does.", "speed_korean": ""}
     uniform = speed_tables.uniform(study, speed_tables.atlas(study))
     trained = speed_tables.trained_zeros(study)
     row, share = speed_tables.at_control(trained, study.settings), study.settings.control_sparsity
@@ -140,5 +141,6 @@ def _speed(study: OpenStudy) -> dict[str, str]:
     for first in speed_tables.fastest(table).head(1).itertuples():
         korean += ADVICE_KOREAN.format(what=first.what, times=1 / first.ratio, kept=first.kept_pct)
     skipping, trained_in = speed_tables.answer(uniform, trained, study.settings)
-    answers = skipping, speed_tables.answer_in_8_bits(table) or trained_in, speed_tables.advice(table)
-    return {"speed": " ".join(answers), "speed_korean": korean}
+    in_8_bits, advice = speed_tables.answer_in_8_bits(table), speed_tables.advice(table)
+    said = f"{SPEED} {skipping}", f"**8 bits.** {in_8_bits}" if in_8_bits else trained_in, f"**What to take.** {advice}"
+    return {"speed": "\n- ".join(said), "speed_korean": korean}

@@ -279,7 +279,7 @@ def _percents(name: str, estimate: Estimate) -> dict[str, float]:
 def _in_words(option: beyond.Option, settings: Study, best_n: str) -> str:
     """How tables and figures call an option."""
     names = {"n": "n from COCO weights" if best_n == "n-coco" else "n from scratch", "p-best": "p (best.pt)"}
-    network = names.get(option.network, "fine-tuned n")
+    network = names.get(option.network, "fine-tuned p" if option.network == "p-zeros" else "fine-tuned n")
     network += f", {100 * option.channels_removed:.0f} % of channels removed" * bool(option.channels_removed)
     network += f", {100 * option.sparsity:.0f} % zeros{' in blocks' * (option.block > 1)}" * bool(option.sparsity)
     setup = option.configuration
@@ -304,8 +304,8 @@ def answer(uniform: pd.DataFrame, trained: pd.DataFrame, settings: Study) -> tup
     if kept != kept:
         keeps = "there is nothing to keep: the same training without zeros has a mAP50-95 of 0"
     return (
-        f"Our engine, which skips zeros, runs n at {100 * share:.0f} % zeros {_times(over_pytorch)} as fast as PyTorch; without "
-        f"any zeros {_times(alone)}, so the zeros themselves bring {_times(by_zeros(uniform, 'n', share).inverse())}.",
+        f"In float32 our engine, which skips zeros, runs n at {100 * share:.0f} % zeros {_times(over_pytorch)} as fast as "
+        f"PyTorch, without zeros {_times(alone)}: the zeros bring {_times(by_zeros(uniform, 'n', share).inverse())}.",
         f"With {100 * row['sparsity_of_weights']:.0f} % zeros trained in, {keeps}.",
     )
 
@@ -346,19 +346,20 @@ def answer_in_8_bits(table: pd.DataFrame) -> str:
     row = rows["zeros"]
     blocks = " in blocks" * ("blocks" in row["what"])
     return (
-        f"In 8 bits OpenVINO runs n {theirs} as fast as PyTorch, our engine {ours}, and with {100 * row['sparsity']:.0f} % trained "
+        f"OpenVINO runs n in 8 bits {theirs} as fast as PyTorch, our engine {ours}, and with {100 * row['sparsity']:.0f} % trained "
         f"zeros{blocks} {zeros}, which keep {row['kept_pct']:.1f} % ({row['kept_low_pct']:.1f} to {row['kept_high_pct']:.1f} %) "
         "of mAP50-95."
     )
 
 
 def fastest(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `configurations` that keep 98 % of mAP50-95 on val: the fastest, and up to two that its time cannot be told from.
+    """Rows of `configurations` that keep 98 % of mAP50-95 on val: the fastest, and the next if their times cannot be told apart.
 
-    What is kept is of dense n after as long a training.
+    What is kept is of dense n after as long a training. Of networks that share their times the one that keeps most.
     """
-    fit = table[table["val_kept_pct"] >= 98].sort_values("ratio", ignore_index=True)
-    return fit[fit["ratio_low"] <= fit["ratio_high"].head(1).max()].head(3)
+    fit = table[table["val_kept_pct"] >= 98].sort_values(["ratio", "val_kept_pct"], ascending=[True, False])
+    fit = fit.drop_duplicates("ratio", ignore_index=True)
+    return fit[fit["ratio_low"] <= fit["ratio_high"].head(1).max()].head(2)
 
 
 def advice(table: pd.DataFrame) -> str:
@@ -373,7 +374,7 @@ def advice(table: pd.DataFrame) -> str:
         f"{_times(Ratio.of(first._asdict()).inverse())} as fast as n in PyTorch, with {first.kept_pct:.1f} % "
         f"({first.kept_low_pct:.1f} to {first.kept_high_pct:.1f} %) kept on test."
     )
-    if tied := " and ".join(other.what for other in others if other):
-        words += f" In time it cannot be told apart from {tied}."
+    if others[0]:
+        words += f" Not told apart from it in time: {others[0].what}."
     doubt = control_doubt(table.iloc[0].to_dict())
     return f"{words} The {doubt}." if doubt else words

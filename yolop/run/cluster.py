@@ -24,7 +24,7 @@ from yolop.run import worker
 from yolop.run.parcels import Parcel, accept, folder_files, pack
 from yolop.run.processes import reason
 from yolop.run.progress import Board, Progress
-from yolop.run.schedule import longest_paths, needs_all
+from yolop.run.schedule import longest_paths
 from yolop.specs import FolderSpec, require
 from yolop.store import Store
 from yolop.study.graph import Node
@@ -83,14 +83,14 @@ def connected(address: str) -> Iterator:
 
 
 def compute(client, nodes: dict[str, Node], seconds: dict[str, float], progress: Progress) -> dict[str, Node]:
-    """Compute nodes on the workers of a client; where none is kept for those that `needs_all`, they are returned.
+    """Compute nodes on the workers of a client; where none is kept for quiet ones, they are returned.
 
     Raises:
         StoreError: no fit worker, the scheduler or all workers are gone, or some nodes failed, each with its reason.
     """
     workers = _checked(client)
     quiet = sorted(address for address, able in workers.items() if "quiet" in able)[:1]
-    here = {run_id: node for run_id, node in nodes.items() if needs_all(node) and not quiet}
+    here = {run_id: node for run_id, node in nodes.items() if node.quiet and not quiet}
     there = {run_id: node for run_id, node in nodes.items() if run_id not in here}
     for node in there.values():
         need = _resource(node)
@@ -105,7 +105,7 @@ def compute(client, nodes: dict[str, Node], seconds: dict[str, float], progress:
 def _resource(node: Node) -> str:
     """What a worker must have declared to be able to do a node."""
     trains_on_gpu = node.spec.kind == "train" and node.spec.device != "cpu"
-    return "quiet" if needs_all(node) else "gpu" if trains_on_gpu else "train"
+    return "quiet" if node.quiet else "gpu" if trains_on_gpu else "train"
 
 
 def _checked(client) -> dict[str, dict]:
@@ -212,7 +212,7 @@ class _Run:
         tries = f"-{self.tries[run_id]}" if self.tries[run_id] else ""
         future = self.client.submit(
             worker.work, task, *inputs, key=f"yolop-{run_id}{tries}", resources={_resource(node): 1},
-            workers=self._fit(run_id) if needs_all(node) or self.unfit[run_id] else None, priority=self.paths[run_id],
+            workers=self._fit(run_id) if node.quiet or self.unfit[run_id] else None, priority=self.paths[run_id],
         )  # fmt: skip
         self.futures[run_id] = future
         future.add_done_callback(lambda done: self.events.put((run_id, done)))
@@ -243,7 +243,7 @@ class _Run:
         """Addresses of the workers that may do a node."""
         node = self.nodes[run_id]
         able = [address for address, about in self._workers().items() if _resource(node) in about["resources"]]
-        return sorted(set(self.quiet if needs_all(node) else able) - self.unfit[run_id])
+        return sorted(set(self.quiet if node.quiet else able) - self.unfit[run_id])
 
 
 def _given(content: Parcel | dict[str, bytes]) -> Parcel | dict[str, bytes]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from yolop import files, store
 from yolop.files import DamagedRecord
-from yolop.run.schedule import longest_paths, makespan, needs_all
+from yolop.run.schedule import longest_paths, makespan
 from yolop.specs import Spec
 from yolop.store import Record
 from yolop.study.graph import Node
@@ -83,12 +83,12 @@ def plan(nodes: dict[str, Node], computed: set[str]) -> None:
     by_kind = rows.groupby("kind").agg(parts).sort_values("hours", ascending=False).reset_index()
     print(pd.concat([by_kind, rows.assign(kind="all").groupby("kind").agg(parts).reset_index()]).to_markdown(**LAYOUT))
     alone = sum(took.values())
-    timing = sum(took[run_id] for run_id, node in nodes.items() if needs_all(node))
+    timing = sum(took[run_id] for run_id, node in nodes.items() if node.quiet)
     spans = {workers: makespan(nodes, took, workers) for workers in WORKERS}
     table = pd.DataFrame({"workers": spans.keys(), "hours": [span / 3600 for span in spans.values()]})
     print("\n" + table.assign(**{"times as fast": alone / 3600 / table["hours"]}).to_markdown(**LAYOUT))
     print(
-        f"\nLongest path {max(longest_paths(nodes, took).values(), default=0) / 3600:.2f} h. Timings and scores in other runtimes, "
+        f"\nLongest path {max(longest_paths(nodes, took).values(), default=0) / 3600:.2f} h. Timings, "
         f"{timing / 3600:.2f} h, run alone on one machine after the rest. Hours are those of the committed records of the same "
         "kind, by their processors."
     )

@@ -25,7 +25,7 @@ from yolop.files import PLAIN, StoreError
 from yolop.run.doctor import THREADS
 from yolop.run.estimate import memory_gb
 from yolop.run.progress import Board, Progress
-from yolop.run.schedule import Queue, needs_all
+from yolop.run.schedule import Queue
 from yolop.specs import require
 from yolop.store import Store
 from yolop.study.graph import Node
@@ -72,9 +72,9 @@ def compute(nodes: dict[str, Node], jobs: int, seconds: dict[str, float], progre
         while True:
             while len(running) < jobs and (run_id := queue.take(fits)):
                 node = nodes[run_id]
-                if needs_all(node):
+                if node.quiet:
                     side.close()  # its idle processes hold memory
-                running[(alone if needs_all(node) else side).submit(node)] = run_id
+                running[(alone if node.quiet else side).submit(node)] = run_id
             if not running:
                 return board.conclude()
             for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -8,14 +8,6 @@ from collections.abc import Callable
 
 from yolop.study.graph import Node
 
-# The sparse engine's threads wait by spinning: beside other work each of its calls takes many times as long.
-SPINNING = ("configuration-scores", "configuration-times", "atlas")
-
-
-def needs_all(node: Node) -> bool:
-    """Whether nothing else should run on the machine of a node: timings, and what spins. Nothing waits for such a node."""
-    return node.quiet or node.spec.kind in SPINNING
-
 
 def longest_paths(nodes: dict[str, Node], seconds: dict[str, float]) -> dict[str, float]:
     """Run id -> seconds from the start of a node to the end of the last one that waits for it, by the longest way.
@@ -31,7 +23,7 @@ def longest_paths(nodes: dict[str, Node], seconds: dict[str, float]) -> dict[str
 
 
 class Queue:
-    """Nodes that wait for their turn: none before its parents, the longest path first, `needs_all` alone and after the others."""
+    """Nodes that wait for their turn: none before its parents, the longest path first, quiet ones alone and after the others."""
 
     def __init__(self, nodes: dict[str, Node], seconds: dict[str, float]):
         self.nodes, self.paths = nodes, longest_paths(nodes, seconds)
@@ -48,15 +40,15 @@ class Queue:
                 self._push(run_id)
 
     def _push(self, run_id: str) -> None:
-        heap = self.quiet if needs_all(self.nodes[run_id]) else self.ready
+        heap = self.quiet if self.nodes[run_id].quiet else self.ready
         heapq.heappush(heap, (-self.paths[run_id], self.places[run_id], run_id))
 
     def take(self, fits: Callable[[Node], bool] = lambda node: True) -> str | None:
         """The run id of the next node that `fits`, or None; where nothing runs the first is taken, whatever it needs.
 
-        One that `needs_all` is given where nothing else runs or is ready, and nothing is given while it runs.
+        A quiet one is given where nothing else runs or is ready, and nothing is given while it runs.
         """
-        if any(needs_all(self.nodes[run_id]) for run_id in self.running):
+        if any(self.nodes[run_id].quiet for run_id in self.running):
             return None
         skipped, found = [], None
         while self.ready and found is None:
@@ -87,7 +79,7 @@ class Queue:
 
 
 def makespan(nodes: dict[str, Node], seconds: dict[str, float], workers: int) -> float:
-    """Seconds until all nodes are computed by so many equal workers, by list scheduling; `needs_all` one by one at the end."""
+    """Seconds until all nodes are computed by so many equal workers, by list scheduling; quiet ones one by one at the end."""
     queue, running, now = Queue(nodes, seconds), [], 0.0
     while True:
         while len(running) < workers and (run_id := queue.take()):

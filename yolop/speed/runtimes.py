@@ -25,6 +25,7 @@ from yolop.speed_specs import CALIBRATED, RUNTIMES
 FILES = {"onnxruntime": ("model.onnx",), "ncnn": ("model.ncnn.param", "model.ncnn.bin")}  # what a runtime reads
 FILES["sparse-int8"] = ("network.safetensors", "network.json")
 FILES |= dict.fromkeys(("openvino", "openvino-bf16", "openvino-int8"), ("model.xml", "model.bin"))
+DECODING = r"/model\.24/(?!m\.).*"  # names of the operations that decode boxes, which stay in float32
 
 
 def export(model: nn.Module, runtime: str, imgsz: int, folder: Path, calibration: np.ndarray | None = None) -> None:
@@ -92,8 +93,8 @@ def _quantised(network, calibration: np.ndarray):
     nncf.set_log_level(logging.ERROR)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it imports that, which warns where no GPU is
     images = [image[None].astype(np.float32) / 255 for image in calibration]
-    decoding = nncf.IgnoredScope(patterns=[r"/model\.24/(?!m\.).*"], validate=False)
-    options = {"subset_size": len(images), "preset": nncf.QuantizationPreset.MIXED, "ignored_scope": decoding}
+    scope = nncf.IgnoredScope(patterns=[DECODING], validate=False)
+    options = {"subset_size": len(images), "preset": nncf.QuantizationPreset.MIXED, "ignored_scope": scope}
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars, which its level of logging does not silence
         return nncf.quantize(network, nncf.Dataset(images), **options)
 

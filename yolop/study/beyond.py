@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median_high
 
 from yolop.settings import Study
 from yolop.specs import PruneSpec
@@ -20,9 +21,9 @@ from yolop.speed_specs import (
 from yolop.study.graph import Graph, Node, timing
 
 SHARES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # of zeros in the layers of the atlas
-SMALL_SHARES = (0.0, 0.3, 0.8, 0.9)
+FEWER_SHARES = (0.0, 0.3, 0.7, 0.8, 0.9, 0.95)  # 0.3, for a claim
 UNIFORM = (0.0, 0.7, 0.8, 0.9, 0.95)  # evenly spread zeros in whole networks
-SMALL_UNIFORM = (0.0, 0.8, 0.9)
+FEWER_UNIFORM = (0.0, 0.8, 0.9)
 SMALL_RUNTIMES = ("pytorch", "sparse", "onnxruntime")
 FAST = ("pytorch", "openvino-bf16", "openvino-int8", "sparse-int8")  # what other networks than n run in, where few are crossed
 SKIPPING = ("sparse", "sparse-int8")  # what zeros can bring speed in
@@ -35,7 +36,7 @@ class Option:
     """One way to make n faster: which network runs in which configuration.
 
     `network` is "n", "fine-tuned" (the control: n trained further, with neither of the following), "p-best", "zeros",
-    "channels" or "both"; `sparsity`, `block` (1: single zeros) and `channels_removed` say how much of it.
+    "channels" or "both" of n, or "p-zeros"; `sparsity`, `block` (1: single zeros) and `channels_removed` say how much of it.
     """
 
     network: str
@@ -54,7 +55,7 @@ def rounds(study: Study, share: int, most: int) -> int:
 def atlas(graph: Graph) -> Node:
     """Every different convolution of the models at many sparsities: the engine's time over the dense one's."""
     shapes = tuple((m, graph.shape(m)) for m in (("n",) if graph.study.small else graph.study.models))
-    shares = SMALL_SHARES if graph.study.small else SHARES
+    shares = SHARES if graph.study.blocks else FEWER_SHARES
     spec = AtlasSpec(shapes, len(graph.facts["names"]), graph.study.imgsz, shares, rounds(graph.study, 30, 15))
     return timing(graph.study, spec)
 
@@ -86,7 +87,7 @@ def smaller_ways(study: Study) -> list[tuple[float, int, float]]:
     block, zeros, channels = BLOCK if study.blocks else 1, study.blocks or study.trained_zeros, sorted(set(study.channels_removed))
     found = [(0.0, 1, share) for share in channels] + [(share, block, 0.0) for share in sorted(zeros)]
     if study.blocks and channels:
-        found.append((sorted(zeros)[len(zeros) // 2], block, channels[len(channels) // 2]))
+        found.append((median_high(zeros), block, median_high(channels)))
     return found
 
 
@@ -95,6 +96,9 @@ def options(graph: Graph, seed: int) -> list[Option]:
     study, n = graph.study, graph.shape("n")
     networks = [("n", graph.training(graph.best_n, seed), n, {}), ("fine-tuned", graph.fine_tuned(seed), n, {})]
     networks.append(("p-best", graph.training("p-best", seed), graph.shape("p"), {}))
+    if study.blocks:
+        made = {"sparsity": median_high(study.blocks), "block": BLOCK}
+        networks.append(("p-zeros", graph.fine_tuned(seed, **made, label="p-best"), graph.shape("p"), made))
     for sparsity, block, removed in smaller_ways(study):
         made = {"sparsity": sparsity, "block": block, "channels_removed": removed}
         kind = "both" if sparsity and removed else "zeros" if sparsity else "channels"
@@ -113,7 +117,7 @@ def _runtimes_and_sizes(study: Study, network: str, sparsity: float) -> list[tup
     Of several shares of zeros one runs in all of these, to show what zeros do where nothing skips them; the others where zeros
     are skipped.
     """
-    dense, only = network in ("n", "fine-tuned"), sparsity and (network == "both" or sparsity != study.shown_zeros)
+    dense, only = network in ("n", "fine-tuned"), sparsity and (network in ("both", "p-zeros") or sparsity != study.shown_zeros)
     fits = RUNTIMES if dense or study.blocks else FAST + SKIPPING * bool(sparsity)
     known, fits = runtimes(study), SKIPPING if only else fits
     smaller = () if not study.blocks else SKIPPING[1:] if sparsity else CALIBRATED + ("pytorch",) * dense
@@ -154,8 +158,7 @@ def _parents(graph: Graph, chosen: list[Option]) -> tuple[tuple[str, Node], ...]
 def scores(graph: Graph, chosen: list[Option], split: str = "test") -> Node:
     """mAP on a split of some options of one training seed, each in its own runtime and in square frames."""
     configurations, facts = tuple(option.configuration for option in chosen), graph.facts
-    threads = 1 if graph.study.small else ConfigurationScoresSpec.threads  # as `timing`
-    spec = ConfigurationScoresSpec(configurations, len(facts["names"]), facts["digest"], split, threads)
+    spec = ConfigurationScoresSpec(configurations, len(facts["names"]), facts["digest"], split)
     return Node(spec, _parents(graph, chosen))
 
 
@@ -172,7 +175,7 @@ def uniform_sizes(study: Study) -> tuple[int, ...]:
 
 def uniform(study: Study) -> list[tuple[str, str, float]]:
     """(model, runtime, sparsity) of networks with random weights and evenly spread zeros; the first is the baseline."""
-    shares = SMALL_UNIFORM if study.small else UNIFORM
+    shares = UNIFORM if study.blocks else FEWER_UNIFORM
     return [(m, "pytorch", 0.0) for m in ("n", "p")] + [(m, "sparse", share) for m in ("n", "p") for share in shares]
 
 
@@ -186,8 +189,6 @@ def uniform_times(graph: Graph, imgsz: int) -> Node:
 
 
 def _timed(graph: Graph, label: str, chosen: tuple[Configuration, ...], parents: tuple) -> Node:
-    starts, apart = (1, False) if graph.study.small else (ConfigurationTimesSpec.starts, True)
-    spec = ConfigurationTimesSpec(
-        label, chosen, len(graph.facts["names"]), rounds=rounds(graph.study, 50, 10), starts=starts, apart=apart
-    )
+    quick = {"starts": 1, "apart": False} if graph.study.small else {}
+    spec = ConfigurationTimesSpec(label, chosen, len(graph.facts["names"]), rounds=rounds(graph.study, 50, 10), **quick)
     return timing(graph.study, spec, parents)

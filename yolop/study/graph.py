@@ -237,13 +237,14 @@ class Graph:
         return self.trainings["p-best"][1].split(":")[1]
 
     def fine_tuned(
-        self, seed: int, sparsity: float = 0.0, allocation: str = "global", channels_removed: float = 0.0, block: int = 1
+        self, seed: int, sparsity: float = 0.0, allocation: str = "global", channels_removed: float = 0.0, block: int = 1,
+        label: str = "",
     ) -> Node:
-        """The best n trained further and distilled from itself, with zeros, without channels, or both; else the dense control."""
-        parent, study = self.training(self.best_n, seed), self.study
+        """The best n, or `label`, trained further and taught by itself, with zeros, without channels, or both; else the control."""
+        parent, study = self.training(label or self.best_n, seed), self.study
         way = f"narrowed-{channels_removed:g}" if channels_removed else "matching"
         spec = SparseTrainSpec(
-            model=parent.spec.model, label=_label_of_smaller(sparsity, allocation, channels_removed, block),
+            model=parent.spec.model, label=_label_of_smaller(label, sparsity, allocation, channels_removed, block),
             data=parent.spec.data, nc=parent.spec.nc, imgsz=study.imgsz, epochs=study.epochs, batch=study.batch, seed=seed,
             init=f"{way}:{parent.id}", device=study.device, sparsity=sparsity, allocation=allocation,
             block=block, **({} if study.dataset == "digits" else PHOTOGRAPHS),
@@ -320,9 +321,9 @@ class Graph:
         return Node(RecipeSpec(nc_max=10, papers=20) if self.study.small else RecipeSpec())
 
 
-def _label_of_smaller(sparsity: float, allocation: str, channels_removed: float, block: int) -> str:
+def _label_of_smaller(label: str, sparsity: float, allocation: str, channels_removed: float, block: int) -> str:
     zeros = f"{allocation if block == 1 else 'blocks'}-{sparsity:g}" if sparsity or not channels_removed else ""
-    return "-".join(filter(None, ("n", f"narrowed-{channels_removed:g}" if channels_removed else "", zeros)))
+    return "-".join(filter(None, (label or "n", f"narrowed-{channels_removed:g}" if channels_removed else "", zeros)))
 
 
 def labelled(graph: Graph) -> Node:

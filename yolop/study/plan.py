@@ -60,14 +60,12 @@ def with_parents(nodes: Iterable[Node]) -> dict[str, Node]:
 
 
 def _zeros(graph: Graph) -> list[Node]:
-    """What is trained, timed and scored with zeros or with channels removed."""
+    """What is trained, timed and scored with zeros or with channels removed; scores need the trainings that they score."""
     study, found = graph.study, []
     for seed in study.seeds:
         found += [graph.fine_tuned(seed, share) for share in sorted({0.0, *study.sparsities})]
         found += [graph.fine_tuned(seed, study.control_sparsity, allocation) for allocation in study.allocations]
-        found += [graph.fine_tuned(seed, s, channels_removed=c, block=b) for s, b, c in beyond.smaller_ways(study)]
-        found += [beyond.scores(graph, beyond.options(graph, seed))]
-        found += [beyond.scores(graph, beyond.on_val(graph, seed), "val")]
+        found += [beyond.scores(graph, beyond.options(graph, seed)), beyond.scores(graph, beyond.on_val(graph, seed), "val")]
     found += [beyond.channel_times(graph)] if study.channels_removed else []
     found += [beyond.uniform_times(graph, imgsz) for imgsz in beyond.uniform_sizes(study)]
     return [*found, beyond.atlas(graph), beyond.times(graph)]
