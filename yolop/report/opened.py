@@ -192,9 +192,9 @@ class OpenStudy:
 
     @property
     def machine(self) -> str:
-        """The processor on which the models were timed, or that a fresh run computes on."""
-        timed = self.store.get(self.graph.latency("models").spec)
-        return timed.host["cpu"] if timed else host()["cpu"]
+        """The processors on which the study was timed, or the one that a fresh run computes on."""
+        timed = filter(None, (self.store.get(node.spec) for node in all_nodes(self.graph) if node.quiet))
+        return " and ".join(sorted({record.host["cpu"] for record in timed})) or host()["cpu"]
 
     def __repr__(self) -> str:
         settings, seeds = self.settings, ", ".join(map(str, self.settings.seeds))
