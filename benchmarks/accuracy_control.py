@@ -73,7 +73,9 @@ def main() -> None:
         dense = openvino.Core().read_model(folder / "float32" / "model.xml")
         rows, jobs = [], []
         for name, network in {"float32": dense, **ways(dense, own)}.items():
-            openvino.save_model(network, folder / name / "model.xml", compress_to_fp16=False)
+            if network is not dense:  # whose file is read as long as it is there
+                (folder / name).mkdir()
+                openvino.save_model(network, folder / name / "model.xml", compress_to_fp16=False)
             compiled = openvino.Core().compile_model(network, "CPU")
             quantisers = sum(op.get_type_name() == "FakeQuantize" for op in network.get_ops())
             rows.append([name, quantisers, *(f"{mAP50_95(compiled, split):.4f}" for split in splits.values())])
