@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -76,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[:length])
         if length is not None and server.stalls:
             self.wfile.flush()
-            server.released.wait(20)
+            server.released.wait()
 
 
 @pytest.fixture
@@ -99,7 +98,6 @@ def source(tmp_path, project, server, monkeypatch):
     (tmp_path / "manifests" / "tiny.json").write_text(manifest_text(whole, list(CONTENT)))
     monkeypatch.setattr(downloads, "MANIFESTS", tmp_path / "manifests")
     monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.setattr(downloads, "TIMEOUT_S", 0.3)
     monkeypatch.setattr(downloads, "SLACK", 10_000)
     monkeypatch.setattr(files, "DATA", None)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
@@ -168,11 +166,11 @@ def test_the_file_itself(source, server, tmp_path):
 
 
 @pytest.mark.parametrize("stalls", [False, True])
-def test_what_breaks_off_or_stalls_is_tried_again(source, server, stalls):
+def test_what_breaks_off_or_stalls_is_tried_again(source, server, stalls, monkeypatch):
+    monkeypatch.setattr(downloads, "TIMEOUT_S", 1)
     server.breaks, server.stalls = [100_000, 0, 250_000], stalls
-    began = time.monotonic()
     assert read(fetch(source)) == CONTENT
-    assert server.asked == ["/set.zip"] * 4 and time.monotonic() - began < 10
+    assert server.asked == ["/set.zip"] * 4
 
 
 def test_waits_grow_and_end(source, server, monkeypatch):
@@ -310,7 +308,7 @@ downloads.MANIFESTS = downloads.Path({str(tmp_path / "manifests")!r})
 downloads.fetch(downloads.{source!r})
 """
     environment = os.environ | {"YOLOP_ROOT": str(files.ROOT)}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=30).returncode == 9
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 9
     target = files.ROOT / "data/downloads/tiny"
     assert not target.exists() and left_behind(target) != []
     assert fetch(source) == target and read(target) == CONTENT and left_behind(target) == ["tiny"]

@@ -62,7 +62,7 @@ Path("x/a").write_text("damaged")
 {last_act}
 files.made_once(Path("x"), make, check)
 """
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60).returncode == 9
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 9
     assert "rmtree" in last_act or check(tmp_path / "x") is None
     assert made_once(tmp_path / "x", make, check) and left(tmp_path) <= {"x", ".x.lock", ".x.old"}
 

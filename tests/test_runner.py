@@ -111,16 +111,15 @@ def test_first_failure_stops_and_is_kept(project, capsys, source, reason):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopping_ends_the_kernel(project, number, status):
     work = "import os, signal\nfor name in ('SIGINT', 'SIGTERM'): signal.signal(getattr(signal, name), signal.SIG_IGN)"
-    toy(project, "01_long", work, "import time; print('kernel', os.getpid(), flush=True); time.sleep(100)")
+    toy(project, "01_long", work, "import time; print('kernel', os.getpid(), flush=True); time.sleep(3600)")
     process = subprocess.Popen(
         [sys.executable, "-m", "yolop", "run", "smoke", "--jobs", "1"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     kernel = next(int(line.split()[1]) for line in process.stdout if "kernel" in line)
-    began = time.monotonic()
     process.send_signal(number)
-    _, error = process.communicate(timeout=30)
-    assert (process.returncode, time.monotonic() - began < 10) == (status, True)
+    _, error = process.communicate()
+    assert process.returncode == status
     assert "finished records are kept" in error and "Traceback" not in error
     assert not psutil.pid_exists(kernel)
     assert list((project / "reports" / "smoke" / "notebooks").iterdir()) == []

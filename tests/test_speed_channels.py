@@ -19,5 +19,4 @@ def test_rows_are_the_whole_network_then_the_shares_and_the_whole_again():
     whole = yolov5.build(MODELS["n"], 3).eval()
     networks = (whole, remove_channels(whole, 0.2), remove_channels(whole, 0.8), whole)
     assert [row["parameters"] for row in rows] == [sum(p.numel() for p in n.parameters()) for n in networks]
-    assert rows[0]["ratio"] == 1 and rows[2]["ratio"] < 0.95
-    assert rows[3]["ratio"] != 1 and rows[3]["n_calls"] == 5
+    assert rows[0]["ratio"] == 1 != rows[3]["ratio"] and rows[3]["n_calls"] == 5

@@ -249,7 +249,7 @@ def test_two_processes_do_the_work_once(tmp_path):
     return {"who": uuid.uuid4().hex}
     """
     processes = [in_another_process(tmp_path, work) for _ in range(2)]
-    printed = [process.communicate(timeout=60)[0] for process in processes]
+    printed = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert printed[0] == printed[1] and (tmp_path / "times").read_text() == "x"
 
@@ -263,7 +263,7 @@ def test_two_processes_do_the_work_once(tmp_path):
 )
 def test_killed_run_goes_on_where_it_was(tmp_path, doing, work):
     process = in_another_process(tmp_path, work)
-    process.communicate(timeout=60)
+    process.communicate()
     assert process.returncode == -9
     assert Store("fresh", tmp_path).get(SPEC) is None
     doing(lambda spec, parents, folder: {"params": 7})
