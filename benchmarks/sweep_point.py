@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from yolop import files
 from yolop.data import digits
+from yolop.files import StoreError
 from yolop.measure import pruning
-from yolop.measure.evaluation import Validation, evaluate
-from yolop.network import weights, yolov5
+from yolop.measure.evaluation import Validation, evaluate, with_confidences
+from yolop.network import yolov5
+from yolop.run.chosen import chosen
 from yolop.specs import MODELS, DigitsSpec, PruneSpec
 
 IMGSZ, IMAGES = 256, 150
@@ -38,8 +39,7 @@ class Theirs(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor, **_) -> torch.Tensor:
-        boxes, objectness, scores = self.network(images).split((4, 1, len(self.names)), -1)
-        return torch.cat((boxes, objectness * scores), -1).transpose(1, 2)
+        return with_confidences(self.network(images))
 
 
 def main(rounds: int) -> None:
@@ -52,11 +52,13 @@ def main(rounds: int) -> None:
         folder = Path(folder)
         spec = DigitsSpec(imgsz=IMGSZ, train=16, val=IMAGES, test=16, size_px=(40, 100))
         data = digits.generate(spec, folder / "digits")
-        model, validation = yolov5.build(MODELS["n"], data.nc), Validation(data, "val", IMGSZ)
-        trained = sorted(files.ROOT.glob("data/runs/train-n-e20-*/weights.safetensors"))
-        if trained:
-            weights.load_weights(model, trained[0])
-        print("weights of the digits study" if trained else "random weights")
+        validation = Validation(data, "val", IMGSZ)
+        try:
+            model = chosen("digits", [], "n").network
+            print("weights of the digits study")
+        except StoreError:
+            model = yolov5.build(MODELS["n"], data.nc)
+            print("random weights")
         settings = {"data": str(next(data.root.glob("*.yaml"))), "imgsz": IMGSZ, "device": "cpu", "mode": "val", "iou": 0.6}
         settings |= {"plots": False, "verbose": False, "project": str(folder), "exist_ok": True}
         ratios = []

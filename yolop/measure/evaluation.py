@@ -28,6 +28,7 @@ from yolop.store import Record
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MAX_DET = 300  # detections per image
+CANDIDATES = (400, 2_000, 8_000, 30_000)  # that NMS takes at first, then, ...; the last is the original's limit
 RESAMPLES = 200  # of the images of a split, for intervals of mAP and of its differences
 WEIGHTS = 4_000_000  # numbers of 8 bytes, detections x bootstrap samples, that are worked on at once
 Array = np.ndarray
@@ -105,23 +106,25 @@ def detect(
     """
     inputs = (images.float() / 255).to(next(model.parameters()).device, memory_format=torch.channels_last)
     output = model(inputs)
-    if isinstance(output, torch.Tensor):  # our head: confidence is objectness times class score
-        boxes, objectness, scores = output.float().split((4, 1, output.shape[-1] - 5), -1)
-        output = torch.cat((boxes, objectness * scores), -1).transpose(1, 2)
-    else:
-        output = output[0].float()
+    output = with_confidences(output.float()) if isinstance(output, torch.Tensor) else output[0].float()
     if not output.sum().isfinite():  # else NMS would drop what is NaN, and mAP be 0
         raise ValueError("the model predicts NaN or infinity: its weights are broken, train it again")
     return [_suppress(image, conf, iou, multi_label) for image in output]
 
 
+def with_confidences(output: torch.Tensor) -> torch.Tensor:
+    """Predictions of our head (B, boxes, 5 + nc) as ultralytics' are, (B, 4 + nc, boxes): objectness times class score."""
+    boxes, objectness, scores = output.split((4, 1, output.shape[-1] - 5), -1)
+    return torch.cat((boxes, objectness * scores), -1).transpose(1, 2)
+
+
 def _suppress(output: torch.Tensor, conf: float, iou: float, multi_label: bool) -> torch.Tensor:
     """NMS, class by class, of one image's predictions (4 + nc, boxes); at most MAX_DET detections, best first.
 
-    As the original's, on torchvision's NMS. NMS takes boxes by falling confidence, so the best 1,000 candidates decide
-    whenever they leave MAX_DET boxes standing, and only otherwise more are asked (the original stops at 30,000, too): the
-    same result at a fraction of the time where a pruned network sees something everywhere. ultralytics' NMS is not used,
-    because it gives up after a time limit and leaves the remaining images without detections.
+    As the original's, on torchvision's NMS. NMS takes boxes by falling confidence, so the best CANDIDATES[0] decide
+    whenever they leave MAX_DET boxes standing, and only otherwise more are asked: the same result at a fraction of the
+    time where a pruned network sees something everywhere. ultralytics' NMS is not used, because it gives up after a time
+    limit and leaves the remaining images without detections.
     """
     from torchvision.ops import batched_nms  # as long to import as PyTorch: processes that only time do without it
 
@@ -134,7 +137,7 @@ def _suppress(output: torch.Tensor, conf: float, iou: float, multi_label: bool) 
         classes = classes[index]
     confidences = scores[index, classes]
     order = confidences.argsort(descending=True, stable=True)
-    for limit in (1_000, 5_000, 30_000):
+    for limit in CANDIDATES:
         chosen = order[:limit]
         kept = batched_nms(boxes[index[chosen]], confidences[chosen], classes[chosen], iou)[:MAX_DET]
         if len(kept) == MAX_DET or len(order) <= limit:
