@@ -196,6 +196,7 @@ def test_what_zeros_bring_is_over_the_same_engine_without_them(study):
     assert over_pytorch < speed_tables.by_zeros(uniform, "n", 0.9).value < 1
     row = uniform[uniform["engine"] & (uniform["label"] == "n") & (uniform["sparsity"] == 0.9) & (uniform["imgsz_px"] == 320)]
     assert row["by_zeros"].item() == pytest.approx(1 / speed_tables.by_zeros(uniform, "n", 0.9).value)
+    assert speed_tables.weighted_ratio(layers, "n", 0.31).text == "no layer was timed with 31% zeros in this study"
     table = speed_tables.break_even(layers)
     assert (table.loc[table["sparsity"] == 0, "median_by_zeros"] == 1).all()
 
