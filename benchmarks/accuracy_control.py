@@ -43,10 +43,8 @@ def ways(dense: openvino.Model, own: Chosen) -> dict[str, openvino.Model]:
     """The network in 8 bits, by how it was quantised."""
     images = [image[None].astype(np.float32) / 255 for image in own.photographs()]
     data, val = nncf.Dataset(images), Validation(own.dataset, "val", own.imgsz, square=True)
-    scope = nncf.IgnoredScope(patterns=[runtimes.DECODING], validate=False)
-    ours = {"preset": nncf.QuantizationPreset.MIXED, "ignored_scope": scope}
     found = {}
-    for name, options in (("as ours", ours), ("NNCF's defaults", {})):
+    for name, options in (("as ours", runtimes.quantised_how()), ("NNCF's defaults", {})):
         options = options | {"subset_size": len(images)}
         found[name] = nncf.quantize(dense.clone(), data, **options)
         found[f"{name}, accuracy control"] = nncf.quantize_with_accuracy_control(

@@ -221,6 +221,11 @@ def network(name: str = "n", sparsity: float = 0.0) -> nn.Module:
     return zeroed(yolov5.fused(yolov5.build(MODELS[name], 3)), sparsity)
 
 
+def prefer(monkeypatch, size: int) -> None:
+    """As if running all convolutions in groups of `size` filters, 1 or 4, were the faster way everywhere."""
+    monkeypatch.setattr(engine.SparseNetwork, "_time_ms", lambda self, program, *_: abs(program["size"][0] - size))
+
+
 def agree(model: nn.Module, imgsz: int, **options) -> engine.SparseNetwork:
     """The engine's network, once it has given what PyTorch gives for a random image."""
     fast = engine.sparsify(model, imgsz, **options)

@@ -7,19 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import agree, network, zeroed
+from support import agree, network, prefer, zeroed
 from torch import nn
 
 from yolop.measure.pruning import prune
 from yolop.network import yolov5
 from yolop.specs import MODELS, ModelSpec, PruneSpec, SpecError
 from yolop.speed import engine
-
-
-def prefer(monkeypatch, grouped: bool) -> None:
-    """As if one of both ways to run a convolution were the faster one everywhere."""
-    sign = -1.0 if grouped else 1.0
-    monkeypatch.setattr(engine.SparseNetwork, "_time_ms", lambda self, program, *_: sign * program["size"][0])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -44,14 +38,14 @@ def test_a_convolution_equals_pytorchs(c1, c2, kernel, stride, size, odd, sparsi
     crop = nn.Conv2d(c1, c1, 1 + odd, bias=False)  # not padded: PyTorch's own, with odd sides behind it
     model = nn.Sequential(first, *([crop] if odd else []), conv, *([nn.SiLU()] if silu else [])).eval()
     with pytest.MonkeyPatch.context() as patch:
-        prefer(patch, grouped)
+        prefer(patch, 4 if grouped else 1)
         fast = agree(model, 32 * size, threads=min(threads, torch.get_num_threads()))
     assert fast.layers[-1]["path"] == ("groups of four" if grouped and c2 % 4 == 0 else "non-zeros")
 
 
 @pytest.mark.parametrize(("sparsity", "grouped"), [(0.0, True), (0.5, False), (0.9, False), (0.9, True), (1.0, False)])
 def test_the_whole_network_equals_pytorchs_in_both_ways(sparsity, grouped, monkeypatch):
-    prefer(monkeypatch, grouped)
+    prefer(monkeypatch, 4 if grouped else 1)
     fast = agree(network(sparsity=sparsity), 96, strict=True)
     assert fast.notes == [] and len(fast.layers) == 60
     assert all(abs(row["sparsity"] - sparsity) < 0.1 for row in fast.layers)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from support import network, zeroed
+from support import network, prefer, zeroed
 from torch import nn
 
 from yolop.network import yolov5
@@ -61,7 +61,7 @@ def column(values):
 
 
 def reference(net, image):
-    """Outputs of a `Network8` for (3, h, w) float32, operation by operation in NumPy."""
+    """Outputs of a network in 8 bits for (3, h, w) float32, operation by operation in NumPy."""
     memory = {}
 
     def read(m):
@@ -108,11 +108,6 @@ def picture(imgsz: int) -> torch.Tensor:
 def stem(filters: int) -> nn.Conv2d:
     """What a YOLOv5 begins with."""
     return nn.Conv2d(3, filters, 6, 2, 2)
-
-
-def prefer(monkeypatch, size: int) -> None:
-    """As if one of both ways to run a convolution were the faster one everywhere."""
-    monkeypatch.setattr(engine.SparseNetwork, "_time_ms", lambda self, program, *_: abs(program["size"][0] - size))
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

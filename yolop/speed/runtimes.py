@@ -85,7 +85,7 @@ def _to_ncnn(model: nn.Module, imgsz: int, folder: Path) -> None:
 
 
 def _quantised(network, calibration: np.ndarray):
-    """Weights and activations in 8 bits by NNCF's post-training quantisation; the arithmetic of decoding stays as it is."""
+    """Weights and activations in 8 bits by NNCF's post-training quantisation."""
     import logging
 
     import nncf
@@ -93,10 +93,16 @@ def _quantised(network, calibration: np.ndarray):
     nncf.set_log_level(logging.ERROR)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it imports that, which warns where no GPU is
     images = [image[None].astype(np.float32) / 255 for image in calibration]
-    scope = nncf.IgnoredScope(patterns=[DECODING], validate=False)
-    options = {"subset_size": len(images), "preset": nncf.QuantizationPreset.MIXED, "ignored_scope": scope}
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars, which its level of logging does not silence
-        return nncf.quantize(network, nncf.Dataset(images), **options)
+        return nncf.quantize(network, nncf.Dataset(images), subset_size=len(images), **quantised_how())
+
+
+def quantised_how() -> dict:
+    """Options of NNCF that leave the arithmetic of decoding in float32."""
+    import nncf
+
+    scope = nncf.IgnoredScope(patterns=[DECODING], validate=False)
+    return {"preset": nncf.QuantizationPreset.MIXED, "ignored_scope": scope}
 
 
 def load(runtime: str, folder: Path | None, model: nn.Module, imgsz: int, threads: int) -> Callable:
