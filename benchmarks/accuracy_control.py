@@ -44,7 +44,7 @@ def ways(dense: openvino.Model, own: Chosen) -> dict[str, openvino.Model]:
     images = [image[None].astype(np.float32) / 255 for image in own.photographs()]
     data, val = nncf.Dataset(images), Validation(own.dataset, "val", own.imgsz, square=True)
     found = {}
-    for name, options in (("as ours", runtimes.quantised_how()), ("NNCF's defaults", {})):
+    for name, options in (("as ours", runtimes.how_quantised()), ("NNCF's defaults", {})):
         options = options | {"subset_size": len(images)}
         found[name] = nncf.quantize(dense.clone(), data, **options)
         found[f"{name}, accuracy control"] = nncf.quantize_with_accuracy_control(

@@ -23,6 +23,7 @@ from torch import nn
 
 from yolop import store
 from yolop.data import SPLITS, Dataset, digits
+from yolop.files import sha256
 from yolop.network import yolov5
 from yolop.specs import MODELS, CensusSpec, DigitsSpec, ModelSpec, TrainSpec
 from yolop.speed import engine
@@ -78,6 +79,13 @@ def project_in(folder: Path) -> Path:
     """A project folder with the notebooks, and nothing computed or committed."""
     shutil.copytree(HERE / "notebooks", folder / "notebooks")
     return folder
+
+
+def manifest_text(folder: Path, paths: list[str]) -> str:
+    """What yolop/data/manifests/<name>.json holds of these paths below `folder`: sizes and digests, sorted, one a line."""
+    entries = {path: [(folder / path).stat().st_size, sha256(folder / path)] for path in sorted(paths)}
+    lines = ",\n".join(f"  {json.dumps(path)}: {json.dumps(entry)}" for path, entry in entries.items())
+    return f'{{"files": {{\n{lines}\n}}}}\n'
 
 
 def yolo_set(root: Path) -> Path:

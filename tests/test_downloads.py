@@ -16,10 +16,11 @@ from types import SimpleNamespace
 import pooch
 import pytest
 import requests
+from support import manifest_text
 
 from yolop import files
 from yolop.data import downloads
-from yolop.data.downloads import DownloadError, Source, fetch, manifest_text, read_manifest, wrong_files
+from yolop.data.downloads import DownloadError, Source, fetch, read_manifest, wrong_files
 from yolop.files import StoreError
 
 CONTENT = {"LICENSE": b"free", "images/a.jpg": os.urandom(300_000), "images/b.jpg": b"b" * 70_000, "labels/a.txt": b""}

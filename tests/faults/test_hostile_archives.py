@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from strangers import shown
+from support import manifest_text
 
 from yolop import files
 from yolop.data import downloads
-from yolop.data.downloads import DownloadError, Source, fetch, manifest_text
+from yolop.data.downloads import DownloadError, Source, fetch
 
 CONTENT = b"the known content " * 100
 

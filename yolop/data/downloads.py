@@ -53,13 +53,6 @@ def read_manifest(name: str) -> Manifest:
     return {path: (size, digest) for path, (size, digest) in listed.items()}
 
 
-def manifest_text(folder: Path, paths: list[str]) -> str:
-    """The text of a manifest: these paths below `folder` as they are now, sorted, one a line."""
-    entries = {path: [(folder / path).stat().st_size, sha256(folder / path)] for path in sorted(paths)}
-    lines = ",\n".join(f"  {json.dumps(path)}: {json.dumps(entry)}" for path, entry in entries.items())
-    return f'{{"files": {{\n{lines}\n}}}}\n'
-
-
 def wrong_files(folder: Path, known: Manifest) -> Manifest:
     """Those of `known` that are missing below `folder`, cannot be read, or have another content."""
     return {path: entry for path, entry in known.items() if not _holds(folder / path, *entry)}

@@ -35,7 +35,6 @@ SOURCES = {
     "yolov5n-v6.0": Source("yolov5n-v6.0", (YOLOV5N,), "weights"),
 }
 DATASETS = ("bccd", "raccoon", "coco128")
-((_, WEIGHTS_SHA256),) = read_manifest("yolov5n-v6.0").values()
 CONVERSION = 1  # raise it when the same files become other images, boxes or splits
 VOC = {  # sets of Pascal VOC files: names of classes, folders of photographs and of annotations
     "bccd": (("RBC", "WBC", "Platelets"), "BCCD/JPEGImages", "BCCD/Annotations"),

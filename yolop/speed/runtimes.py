@@ -44,10 +44,8 @@ def export(model: nn.Module, runtime: str, imgsz: int, folder: Path, calibration
     if runtime == "sparse-int8":
         from yolop.speed.engine import sparsify
 
-        options = {"threads": 1, "strict": True, "choose": False}
-        return sparsify(model, imgsz, **options, precision="int8", calibration=calibration).save(
-            folder / FILES[runtime][0]
-        )
+        how = {"threads": 1, "strict": True, "choose": False, "precision": "int8", "calibration": calibration}
+        return sparsify(model, imgsz, **how).save(folder / FILES[runtime][0])
     if runtime == "ncnn":
         return _to_ncnn(model, imgsz, folder)
     _to_onnx(model, imgsz, folder / "model.onnx")
@@ -94,15 +92,14 @@ def _quantised(network, calibration: np.ndarray):
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it imports that, which warns where no GPU is
     images = [image[None].astype(np.float32) / 255 for image in calibration]
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars, which its level of logging does not silence
-        return nncf.quantize(network, nncf.Dataset(images), subset_size=len(images), **quantised_how())
+        return nncf.quantize(network, nncf.Dataset(images), subset_size=len(images), **how_quantised())
 
 
-def quantised_how() -> dict:
+def how_quantised() -> dict:
     """Options of NNCF that leave the arithmetic of decoding in float32."""
     import nncf
 
-    scope = nncf.IgnoredScope(patterns=[DECODING], validate=False)
-    return {"preset": nncf.QuantizationPreset.MIXED, "ignored_scope": scope}
+    return {"preset": nncf.QuantizationPreset.MIXED, "ignored_scope": nncf.IgnoredScope(patterns=[DECODING], validate=False)}
 
 
 def load(runtime: str, folder: Path | None, model: nn.Module, imgsz: int, threads: int) -> Callable:
