@@ -9,6 +9,7 @@ longer than 12 screens at 1280 x 800 px, or a text has less contrast than 4.5.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import subprocess
@@ -161,4 +162,8 @@ def main(out: Path, names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the pictures")
+    parser.add_argument("names", nargs="*", help="pages, figures, folders or addresses; default: reports")
+    given = parser.parse_args()
+    sys.exit(main(given.out, given.names))
