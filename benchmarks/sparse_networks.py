@@ -1,6 +1,6 @@
 """Whole n and p with evenly spread zeros in the engine, each against its own dense self in PyTorch, over many starts.
 
-    python benchmarks/sparse_networks.py [--starts 10] [--imgsz 320] [--rounds 10]
+    python benchmarks/sparse_networks.py [--starts 10] [--imgsz 320] [--pytorch-imgsz 320] [--rounds 10]
 
 In every start both sides are processes of their own and take turns, block by block; PyTorch runs the fused float32 model in the
 faster of its two memory layouts, two threads on either side, random weights, stem and Detect included. The interval is a
@@ -26,14 +26,16 @@ SPARSITIES = (0.0, 0.7, 0.8, 0.9, 0.95)
 TIMES = ConfigurationTimesSpec("whole networks", (), nc=3)
 
 
-def asked(starts: int) -> tuple[ConfigurationTimesSpec, int]:
-    """Starts, rounds and the size of the images from the command line."""
+def asked(starts: int) -> tuple[ConfigurationTimesSpec, int, int]:
+    """Starts and rounds, and the sizes of the images and of those that PyTorch gets, from the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--starts", type=int, default=starts, help="of all processes")
     parser.add_argument("--rounds", type=int, default=TIMES.rounds, help="blocks of calls in a start, at least 5")
     parser.add_argument("--imgsz", type=int, default=320, help="pixels")
+    parser.add_argument("--pytorch-imgsz", type=int, help="pixels of the dense network in PyTorch; default: the same")
     given = parser.parse_args()
-    return replace(TIMES, starts=given.starts, rounds=given.rounds), given.imgsz
+    times = replace(TIMES, starts=given.starts, rounds=given.rounds)
+    return times, given.imgsz, given.pytorch_imgsz or given.imgsz
 
 
 def compare(baselines: list[in_turns.Named], groups: list[list[in_turns.Named]], spec: ConfigurationTimesSpec) -> str:
@@ -71,12 +73,13 @@ def job(model: str, imgsz: int, runtime: str, share: float = 0.0) -> in_turns.Jo
 
 def main() -> None:
     """Print a table for each model."""
-    spec, imgsz = asked(starts=10)
+    spec, imgsz, dense_imgsz = asked(starts=10)
     for model in ("n", "p"):
-        dense = job(model, imgsz, "pytorch")
+        dense = job(model, dense_imgsz, "pytorch")
         ours = [(f"{share:.0%} zeros", job(model, imgsz, "sparse", share)) for share in SPARSITIES]
         table = compare([("PyTorch", dense)], [[("PyTorch again", dense)], ours], spec)
-        print(f"{model}, {imgsz} px, {spec.starts} starts, {spec.threads} threads on {host()['cpu']}\n{table}\n", flush=True)
+        print(f"{model}, {imgsz} px, PyTorch {dense_imgsz} px, {spec.starts} starts, {spec.threads} threads on {host()['cpu']}")
+        print(f"{table}\n", flush=True)
 
 
 if __name__ == "__main__":
