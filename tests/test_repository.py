@@ -149,6 +149,12 @@ def test_the_readme_is_read_in_some_minutes():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1100
 
 
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def test_links_of_a_page_lead_to_a_file(page):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
 def test_one_command_each_for_people_and_for_ci():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {"study", "read", "test", "lab", "clean"} <= set(targets)
@@ -163,12 +169,7 @@ def test_no_file_names_a_machine():
         pytest.skip("not a git clone")
     for name in filter(None, done.stdout.decode().split("\0")):
         path = ROOT / name
-        if path.is_file() and path.suffix not in (
-            ".png",
-            ".jpg",
-            ".ipynb",
-            ".safetensors",
-        ):  # notebooks: test_notebooks
+        if path.is_file() and path.suffix not in (".png", ".jpg", ".ipynb", ".safetensors"):  # notebooks: test_notebooks
             found = re.search(r"(?<![\w.])/(?:home|root|work|Users)/\w+", path.read_text(encoding="utf-8"))
             assert found is None, f"{name}: {found}"
 
