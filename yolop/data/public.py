@@ -144,10 +144,9 @@ def _coco128(folder: Path) -> Dataset:
 def _convert(name: str, folder: Path) -> list[str]:
     """A set of Pascal VOC files as a YOLO folder; returns what was left out, as sentences."""
     root, (names, photographs, annotations), left_out = fetch(SOURCES[name]), VOC[name], []
-    stems = _bccd_split if name == "bccd" else _raccoon_split
 
     def images(split: str) -> Iterator[Labelled]:
-        for stem in stems(root, split):
+        for stem in _stems(name, root, split):
             image = root / photographs / f"{stem}.jpg"
             size = image_size(image)
             boxes, numbers = voc_boxes(root / annotations / f"{stem}.xml", names, size)
@@ -158,11 +157,10 @@ def _convert(name: str, folder: Path) -> list[str]:
     return [f"{len(left_out)} boxes without area left out: {', '.join(left_out)}"] if left_out else []
 
 
-def _bccd_split(root: Path, split: str) -> list[str]:
-    return (root / "BCCD" / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").split()
-
-
-def _raccoon_split(root: Path, split: str) -> list[str]:
+def _stems(name: str, root: Path, split: str) -> list[str]:
+    """Names of a split's photographs, without their ending."""
+    if name == "bccd":
+        return (root / "BCCD" / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").split()
     listed = (root / "data" / f"{'test' if split == 'test' else 'train'}_labels.csv").read_text(encoding="utf-8")
     stems = {line.split(".jpg,")[0] for line in listed.splitlines()[1:]}  # a line per box
     ordered = sorted(stems, key=lambda stem: int(stem.removeprefix("raccoon-")))

@@ -102,10 +102,8 @@ def break_even(table: pd.DataFrame) -> pd.DataFrame:
 
 def weighted_ratio(table: pd.DataFrame, label: str, sparsity: float) -> Ratio | NotRun:
     """Time of all convolutions of a model in the engine at a sparsity, over the same engine without zeros, from the atlas."""
-    if table.empty:
-        return NOTHING
-    if sparsity not in set(table["sparsity"]):
-        return NotRun(f"no layer was timed with {sparsity:.0%} zeros in this study")
+    if sparsity not in set(table.get("sparsity", ())):
+        return NOTHING if table.empty else NotRun(f"no layer was timed with {sparsity:.0%} zeros in this study")
     return _weighted(table, label, table["sparsity"] == sparsity) / _weighted(table, label, table["sparsity"] == 0)
 
 

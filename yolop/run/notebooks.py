@@ -9,7 +9,9 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TextIO
 
@@ -18,6 +20,7 @@ import psutil
 
 from yolop import files
 from yolop.files import PLAIN, NotebookError, StoreError, way_out, write_atomically
+from yolop.idle import usable_cores
 from yolop.report.opened import PARAMETERS
 from yolop.settings import parse
 from yolop.specs import require
@@ -87,6 +90,15 @@ def execute(notebook: Path, output: Path, parameters: dict, stream: TextIO | Non
     finally:
         with suppress(OSError):  # a read-only disk refuses that too
             partial.unlink(missing_ok=True)
+
+
+def execute_all(paths: list[Path], folder: Path, parameters: dict) -> None:
+    """As `execute`, for notebooks that only read records: side by side but for the last, which sums up the others."""
+    # In processes, since papermill changes the working folder of its own.
+    with ProcessPoolExecutor(len(usable_cores()), get_context("spawn")) as pool:
+        for some in (paths[:-1], paths[-1:]):
+            for done in [pool.submit(execute, path, folder / path.name, parameters) for path in some]:
+                done.result()
 
 
 def _no_template(path: Path) -> str:

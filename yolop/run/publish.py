@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +15,7 @@ from yolop.files import StoreError, read_json, write_atomically
 from yolop.paper import claims
 from yolop.report import show
 from yolop.report.opened import PARAMETERS, OpenStudy
-from yolop.run.notebooks import as_text, ending_kernels, execute, notebooks
+from yolop.run.notebooks import as_text, ending_kernels, execute_all, notebooks
 from yolop.run.page import page
 from yolop.run.status import graph_of
 from yolop.settings import DEFAULT, STUDIES, named_study
@@ -93,17 +91,11 @@ def made(name: str) -> dict[str, bytes]:
 
 
 def executed(name: str, place: Path) -> tuple[list[nbformat.NotebookNode], Path]:
-    """The notebooks of a study, run on committed records in fresh kernels, and the folder in `place` that holds its report then.
-
-    They run side by side but for the last, which sums up the others.
-    """
+    """The notebooks of a study, run on committed records in fresh kernels, and the folder in `place` that holds its report then."""
     out, paths = place / name, notebooks()  # `out` is named as in `reports`
     parameters = dict(zip(PARAMETERS, (name, "", "committed", str(out)), strict=True))
-    # In processes, since papermill changes the working folder of its own.
-    with ending_kernels(), ProcessPoolExecutor(os.cpu_count()) as pool:
-        for chosen in (paths[:-1], paths[-1:]):
-            for done in [pool.submit(execute, path, place / "executed" / path.name, parameters) for path in chosen]:
-                done.result()
+    with ending_kernels():
+        execute_all(paths, place / "executed", parameters)
     return [nbformat.read(place / "executed" / path.name, as_version=4) for path in paths], out
 
 

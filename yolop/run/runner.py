@@ -15,7 +15,7 @@ from yolop.report.opened import PARAMETERS, OpenStudy
 from yolop.run import estimate, processes
 from yolop.run.cluster import compute as on_workers
 from yolop.run.cluster import connected, require_safe
-from yolop.run.notebooks import ending_kernels, execute, notebooks, require_parameters
+from yolop.run.notebooks import ending_kernels, execute, execute_all, notebooks, require_parameters
 from yolop.run.progress import Progress
 from yolop.run.schedule import makespan
 from yolop.run.status import expected_seconds, graph_of, missing_of, opened, recalled, remember
@@ -64,7 +64,7 @@ def run(
     name: str, settings: list[str], only: str = "", records: str = "fresh",
     jobs: str = "1", cluster: str = "", plan: bool = False,
 ) -> None:  # fmt: skip
-    """Run the notebooks of a study; tables, figures, verdicts and `index.html` go to `reports/<study>/`.
+    """Run the notebooks of a study, side by side if they only read; tables, figures and `index.html` go to `reports/<study>/`.
 
     Args:
         name, settings, only: as of `prepare`.
@@ -77,7 +77,7 @@ def run(
     Raises:
         SpecError: before anything has started.
         StoreError: nodes that could not be computed; no notebook runs then.
-        NotebookError: at the first notebook that fails; those after it are not run.
+        NotebookError: at the first notebook that fails; those after it are not run, or, where they only read, to no avail.
     """
     study, text, chosen = prepare(name, settings, only)
     if plan:
@@ -98,13 +98,16 @@ def run(
     with ending_kernels():
         if records == "fresh" and (jobs != "1" or cluster):
             _compute(study, [path.name[:2] for path in chosen], jobs, cluster, progress)
-        for number, path in enumerate(chosen):
-            graph = graph or (graph_of(study) if records == "fresh" else None)  # there is none before its data record
+        if records == "committed":
+            with progress.of("notebooks", {"notebooks": 3.0 * len(chosen)}):  # seconds, two side by side
+                execute_all(chosen, executed, parameters)
+        for number, path in enumerate(chosen if records == "fresh" else []):
+            graph = graph or graph_of(study)  # there is none before its data record
             left = expected_seconds(graph, [item.stem for item in chosen[number:]])
             with progress.of(path.stem, left):
                 began = time.monotonic()
                 execute(path, executed / path.name, parameters, progress)
-                if not graph and records == "fresh" and (graph := graph_of(study)):  # first run of its data
+                if not graph and (graph := graph_of(study)):  # first run of its data
                     left |= expected_seconds(graph, list(left)) | {path.stem: time.monotonic() - began}
     if all((executed / path.name).exists() for path in notebooks()):
         from yolop.run.page import page
