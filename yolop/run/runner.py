@@ -64,11 +64,11 @@ def run(
     name: str, settings: list[str], only: str = "", records: str = "fresh",
     jobs: str = "1", cluster: str = "", plan: bool = False,
 ) -> None:  # fmt: skip
-    """Run the notebooks of a study, side by side if they only read; tables, figures and `index.html` go to `reports/<study>/`.
+    """Run the notebooks of a study; tables, figures, verdicts and `index.html` go to `reports/<study>/`.
 
     Args:
         name, settings, only: as of `prepare`.
-        records: "fresh" computes what is missing, "committed" only reads.
+        records: "fresh" computes what is missing, in order; "committed" only reads, side by side.
         jobs: how many nodes are computed side by side before the notebooks run, as of `processes.workers`; with 1 each
             notebook computes what it needs.
         cluster: address of a Dask scheduler whose workers compute instead, or "local"; empty for none.
@@ -77,7 +77,7 @@ def run(
     Raises:
         SpecError: before anything has started.
         StoreError: nodes that could not be computed; no notebook runs then.
-        NotebookError: at the first notebook that fails; those after it are not run, or, where they only read, to no avail.
+        NotebookError: at the first notebook that fails; with "fresh" records those after it are not run.
     """
     study, text, chosen = prepare(name, settings, only)
     if plan:
@@ -96,11 +96,11 @@ def run(
         _forget(report)
     progress, graph = Progress(), None
     with ending_kernels():
-        if records == "fresh" and (jobs != "1" or cluster):
-            _compute(study, [path.name[:2] for path in chosen], jobs, cluster, progress)
         if records == "committed":
-            with progress.of("notebooks", {"notebooks": 3.0 * len(chosen)}):  # seconds, two side by side
+            with progress.of("notebooks", {"notebooks": 3.0 * len(chosen)}):  # seconds, on two cores
                 execute_all(chosen, executed, parameters)
+        elif jobs != "1" or cluster:
+            _compute(study, [path.name[:2] for path in chosen], jobs, cluster, progress)
         for number, path in enumerate(chosen if records == "fresh" else []):
             graph = graph or graph_of(study)  # there is none before its data record
             left = expected_seconds(graph, [item.stem for item in chosen[number:]])
